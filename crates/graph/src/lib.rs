@@ -1,0 +1,18 @@
+//! The build graph in BuildKit's vocabulary (LLB): [`Op`]s in [`Vertex`]es in an immutable [`Graph`], made by a frontend
+//! and solved by the solver; [`Key`]s with the [`Preimage`] they were computed from; and [`Snapshot`]s, the results,
+//! as ordered stacks of deltas.
+//!
+//! Pure data: nothing here reads a file or runs anything.
+
+mod graph;
+mod key;
+mod op;
+mod snapshot;
+
+pub use graph::{Graph, Vertex};
+pub use key::{Field, FieldValue, Key, Preimage};
+pub use op::{
+    AddUser, Assert, Cache, CacheSharing, Capture, Copy, EnvInKey, Environment, Exec, FileAction, FileOp, Mount, MountKind,
+    NetworkMode, Op, Owner, Part, Partition, PrivilegeSet, SecretEnv, Select, Source, StepTimes,
+};
+pub use snapshot::{DeltaId, Snapshot};

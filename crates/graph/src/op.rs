@@ -1,0 +1,371 @@
+//! The operations. What each puts into its key is listed in `cache/keys.md`, with the reason.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use wbuild_tree::EntryPath;
+
+/// One operation. Its inputs are those of its [`Vertex`](crate::Vertex), referred to by position.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Op {
+    /// Something from outside the graph.
+    Source(Source),
+    /// Runs one process on input 0.
+    Exec(Box<Exec>),
+    /// Changes files without running anything: on input 0, taking from the other inputs.
+    File(FileOp),
+    /// Stacks the inputs' deltas, the first lowest.
+    Merge,
+    /// What input 1 has on top of input 0.
+    Diff,
+    /// Adds a user and its group to input 0 as a tree operation.
+    AddUser(AddUser),
+    /// Splits the files of input 0 into several deltas, so that what changes together travels together.
+    Partition(Partition),
+    /// Passes input 0 on, without the files that are not wanted.
+    Select(Select),
+    /// Passes input 0 on, after checking it.
+    Assert(Assert),
+}
+
+/// Something from outside the graph.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Source {
+    /// Nothing at all.
+    Scratch,
+    /// The layers of an image.
+    Image {
+        /// As written; the engine resolves it to one manifest.
+        reference: String,
+    },
+    /// Files of a context.
+    Local {
+        /// Which context: `""` is the main one.
+        context: String,
+        /// Only these files (directories stand for all that is in them); `None` is everything the ignore file leaves.
+        paths: Option<Vec<EntryPath>>,
+    },
+}
+
+/// Runs one process.
+#[derive(Clone, Debug, Serialize)]
+pub struct Exec {
+    /// Program and arguments; not a shell's text.
+    pub argv: Vec<String>,
+    /// The whole environment besides what the executor adds (CA bundle, proxies).
+    pub env: Vec<Environment>,
+    /// Working directory; made if it is missing.
+    pub cwd: EntryPath,
+    /// `user[:group]`, names or numbers; empty is root.
+    pub user: String,
+    /// Which network it sees.
+    pub network: NetworkMode,
+    /// What it may do.
+    pub privileges: PrivilegeSet,
+    /// What is mounted for it.
+    pub mounts: Vec<Mount>,
+    /// Secrets in its environment: never in the key.
+    pub secret_env: Vec<SecretEnv>,
+    /// What becomes of what it wrote.
+    pub capture: Capture,
+    /// The times that it sees on its input's files, and that its own files get.
+    pub times: StepTimes,
+    /// Appended to the error when the step fails: what the frontend knows about the likely cause.
+    pub on_failure: Vec<String>,
+}
+
+/// One environment variable of a step.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Environment {
+    /// Its name.
+    pub name: String,
+    /// Its value.
+    pub value: String,
+    /// How much of it enters the key and the record.
+    pub in_key: EnvInKey,
+}
+
+/// How a value enters key and record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EnvInKey {
+    /// Name and value, readable in the record.
+    Shown,
+    /// Name and value, the value as its SHA-256 only.
+    Hashed,
+    /// The name only: turbo's `passThroughEnv`.
+    NameOnly,
+}
+
+/// Which network a step sees (decision 16).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NetworkMode {
+    /// The host's where nothing better is installed.
+    Default,
+    /// The host's, asked for.
+    Host,
+    /// An empty one with only loopback.
+    None,
+}
+
+/// What a step may do (decision 17).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PrivilegeSet {
+    /// A Dockerfile's `RUN`: BuildKit's fourteen capabilities, set-id programs work.
+    Run,
+    /// Install steps and tasks of `wbuild image`: no new privileges.
+    Task,
+}
+
+/// A secret as an environment variable.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SecretEnv {
+    /// The variable.
+    pub name: String,
+    /// The secret.
+    pub id: String,
+    /// Whether the step fails without it.
+    pub required: bool,
+    /// Set by the user to make a new value count: enters the key.
+    pub version: String,
+}
+
+/// One mount of a step.
+#[derive(Clone, Debug, Serialize)]
+pub struct Mount {
+    /// Where.
+    pub target: EntryPath,
+    /// What.
+    pub kind: MountKind,
+}
+
+/// What is mounted.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MountKind {
+    /// Files of an input, read-only unless `writable`; writes are discarded.
+    Bind {
+        /// Position in the vertex' inputs.
+        input: usize,
+        /// What of it.
+        source: EntryPath,
+        /// Whether the step may write to its own copy.
+        writable: bool,
+    },
+    /// A directory that outlives builds and never becomes part of a layer.
+    Cache(Cache),
+    /// Empty, in memory.
+    Tmpfs {
+        /// In bytes.
+        size: Option<u64>,
+    },
+    /// A secret as a file in memory.
+    Secret {
+        /// Which.
+        id: String,
+        /// Permission bits.
+        mode: u16,
+        /// Owner.
+        uid: u32,
+        /// Group.
+        gid: u32,
+        /// Whether the step fails without it.
+        required: bool,
+    },
+    /// A small file made for this step only, in memory: never in the key.
+    Scratchpad {
+        /// Its bytes.
+        contents: Vec<u8>,
+        /// Permission bits.
+        mode: u16,
+    },
+}
+
+/// A cache mount (decision 14).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Cache {
+    /// Names it within the state directory; on disk it is always a hash.
+    pub id: String,
+    /// How several steps share it.
+    pub sharing: CacheSharing,
+    /// Written copy-on-write and published only when the step succeeds.
+    pub publish_on_success: bool,
+    /// Names that are taken out before it is published: what must never leave with it (decision 9).
+    pub never_publish: Vec<String>,
+    /// Owner of the directory when it is made.
+    pub uid: u32,
+    /// Group of the directory when it is made.
+    pub gid: u32,
+    /// Mode of the directory when it is made.
+    pub mode: u16,
+}
+
+/// How steps share a cache mount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CacheSharing {
+    /// At once.
+    Shared,
+    /// One after the other.
+    Locked,
+    /// A fresh one for whoever comes second.
+    Private,
+}
+
+/// What becomes of what a step wrote.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Capture {
+    /// All of it is the delta, named by the step's key.
+    All,
+    /// Only declared outputs are, as a tree named by its content; deletions elsewhere and undeclared writes are dropped,
+    /// and the latter named in a warning (decision 3).
+    Outputs {
+        /// Globs relative to the root.
+        include: Vec<String>,
+        /// Globs relative to the root.
+        exclude: Vec<String>,
+        /// Undeclared writes below these are never worth a warning: caches, temporary files.
+        expected: Vec<String>,
+    },
+}
+
+/// Times of files, as steps see them and as captured trees have them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StepTimes {
+    /// Steps see the trees' own times; what they write keeps its times until a layer is made.
+    Kept,
+    /// Steps see times made from content (decision 7); captured files get the normal time.
+    FromContent,
+}
+
+/// Changes files without running anything.
+#[derive(Clone, Debug, Serialize)]
+pub struct FileOp {
+    /// One after the other, each seeing the one before.
+    pub actions: Vec<FileAction>,
+}
+
+/// An owner by number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Owner {
+    /// User.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+}
+
+/// One change.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FileAction {
+    /// Takes files from another input.
+    Copy(Copy),
+    /// Makes a directory with its parents.
+    Mkdir {
+        /// Where.
+        path: EntryPath,
+        /// Permission bits.
+        mode: u16,
+        /// Owner of what is made.
+        owner: Owner,
+    },
+    /// Writes a file.
+    Mkfile {
+        /// Where.
+        path: EntryPath,
+        /// Its bytes.
+        contents: Vec<u8>,
+        /// Permission bits.
+        mode: u16,
+        /// Owner.
+        owner: Owner,
+    },
+    /// Makes a symbolic link.
+    Symlink {
+        /// Where.
+        path: EntryPath,
+        /// To what, verbatim.
+        target: String,
+        /// Owner.
+        owner: Owner,
+    },
+    /// Removes something that must exist.
+    Remove {
+        /// Where.
+        path: EntryPath,
+    },
+}
+
+/// Takes files from another input: a graft of its tree, whatever its size.
+#[derive(Clone, Debug, Serialize)]
+pub struct Copy {
+    /// Position in the vertex' inputs.
+    pub input: usize,
+    /// What of it; a directory means its contents.
+    pub source: EntryPath,
+    /// Where to; made with its parents if it is missing.
+    pub target: EntryPath,
+    /// New owner of everything copied; the source's own when `None`.
+    pub owner: Option<Owner>,
+}
+
+/// Adds a user and its group (native; `addgroup` and `adduser` as tree operations).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct AddUser {
+    /// User name.
+    pub user: String,
+    /// User number.
+    pub uid: u32,
+    /// Group name.
+    pub group: String,
+    /// Group number.
+    pub gid: u32,
+    /// Home directory, as written into passwd; not made.
+    pub home: String,
+    /// Login shell, as written into passwd.
+    pub shell: String,
+}
+
+/// One of the deltas that [`Partition`] makes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Part {
+    /// For history and reports.
+    pub name: String,
+    /// Globs relative to the root; the first part with a match takes the file.
+    pub include: Vec<String>,
+    /// Takes only symbolic links, wherever they are.
+    pub links_only: bool,
+}
+
+/// Splits files into deltas. Always makes one delta per part and one for the rest, empty ones included.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Partition {
+    /// In the order in which they are tried and stacked.
+    pub parts: Vec<Part>,
+    /// Name of the last part, which takes what no other took.
+    pub rest: String,
+}
+
+/// Leaves files out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Select {
+    /// Globs relative to the root; empty means everything.
+    pub include: Vec<String>,
+    /// Globs relative to the root.
+    pub exclude: Vec<String>,
+}
+
+/// Checks on a tree; the build stops where one fails.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Assert {
+    /// Files that must exist, each with what to say and do when they do not.
+    pub exists: BTreeMap<String, String>,
+    /// No symbolic link below here may dangle.
+    pub no_dangling_links: Option<EntryPath>,
+}

@@ -1,0 +1,124 @@
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// Operating system and processor of an image (OCI image-spec, image-index.md, "platform").
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Platform {
+    /// As in Go's GOARCH: `amd64`, `arm64`.
+    pub architecture: String,
+    /// As in Go's GOOS: `linux`.
+    pub os: String,
+    /// `v7` and the like.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub variant: Option<String>,
+    /// Everything else, kept.
+    #[serde(flatten)]
+    pub rest: BTreeMap<String, Value>,
+}
+
+impl Platform {
+    /// `linux` on `architecture`.
+    pub fn linux(architecture: &str) -> Self {
+        Self { architecture: architecture.to_owned(), os: "linux".to_owned(), variant: None, rest: BTreeMap::new() }
+    }
+
+    /// The platform this binary was compiled for, in OCI's names.
+    pub fn host() -> Self {
+        let architecture = match std::env::consts::ARCH {
+            "x86_64" => "amd64",
+            "aarch64" => "arm64",
+            "x86" => "386",
+            "powerpc64" => "ppc64le",
+            other => other,
+        };
+        Self::linux(architecture)
+    }
+
+    /// Whether an image made for `self` is what somebody who asked for `wanted` should get. A missing variant of
+    /// arm64 means `v8`, as in containerd's normalisation.
+    pub fn satisfies(&self, wanted: &Self) -> bool {
+        fn variant(platform: &Platform) -> Option<&str> {
+            match (platform.architecture.as_str(), platform.variant.as_deref()) {
+                ("arm64", Some("v8") | None) => None,
+                (_, variant) => variant,
+            }
+        }
+        self.os == wanted.os && self.architecture == wanted.architecture && variant(self) == variant(wanted)
+    }
+}
+
+impl fmt::Display for Platform {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.os, self.architecture)?;
+        if let Some(variant) = &self.variant {
+            write!(f, "/{variant}")?;
+        }
+        Ok(())
+    }
+}
+
+/// What was given is not `os/architecture[/variant]`.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{}` is not a platform of the form `os/architecture[/variant]`, such as `linux/arm64`", text.escape_debug())]
+pub struct PlatformParseError {
+    /// What was given.
+    pub text: String,
+}
+
+impl FromStr for Platform {
+    type Err = PlatformParseError;
+
+    /// Accepts containerd's spellings (`x86_64`, `aarch64`) and normalises them.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let error = || PlatformParseError { text: text.chars().take(100).collect() };
+        let parts: Vec<&str> = text.split('/').collect();
+        let word = |part: &str| {
+            !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+        };
+        if !(2..=3).contains(&parts.len()) || !parts.iter().all(|part| word(part)) {
+            return Err(error());
+        }
+        let architecture = match parts[1].to_ascii_lowercase().as_str() {
+            "x86_64" | "x86-64" => "amd64".to_owned(),
+            "aarch64" => "arm64".to_owned(),
+            "i386" => "386".to_owned(),
+            "armhf" => "arm".to_owned(),
+            other => other.to_owned(),
+        };
+        Ok(Self {
+            architecture,
+            os: parts[0].to_ascii_lowercase(),
+            variant: parts.get(2).map(|variant| variant.to_ascii_lowercase()),
+            rest: BTreeMap::new(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parse_normalises_and_prints() {
+        for (text, printed) in
+            [("linux/x86_64", "linux/amd64"), ("Linux/ARM64/v8", "linux/arm64/v8"), ("linux/arm/v7", "linux/arm/v7")]
+        {
+            assert_eq!(text.parse::<Platform>().unwrap().to_string(), printed);
+        }
+        for text in ["linux", "linux/", "linux/a/b/c", "linux/a b", ""] {
+            assert!(text.parse::<Platform>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn arm64_without_variant_is_v8() {
+        let plain: Platform = "linux/arm64".parse().unwrap();
+        let v8: Platform = "linux/arm64/v8".parse().unwrap();
+        assert!(plain.satisfies(&v8) && v8.satisfies(&plain));
+        assert!(!plain.satisfies(&"linux/amd64".parse().unwrap()));
+    }
+}

@@ -1,0 +1,250 @@
+use std::collections::BTreeMap;
+
+use crate::directory::{Directory, Subtree, TreeLoadError, TreeSource};
+use crate::entry::{Entry, Meta, Node};
+use crate::path::{EntryPath, Name};
+
+/// Why an entry cannot be put where it was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// A parent is something else than a directory.
+    #[error("`{path}` cannot be made: `{parent}` is not a directory")]
+    ParentIsNoDirectory {
+        /// What was to be made.
+        path: EntryPath,
+        /// What is in the way.
+        parent: EntryPath,
+    },
+    /// The root was to be replaced.
+    #[error("the root cannot be replaced by an entry")]
+    Root,
+    /// A subtree on the way could not be loaded.
+    #[error(transparent)]
+    Load(#[from] TreeLoadError),
+}
+
+/// Puts a tree together, in any order, from entries and whole subtrees. Subtrees stay unloaded until something is put
+/// into them.
+#[derive(Debug, Default)]
+pub struct TreeBuilder {
+    root: OpenDirectory,
+}
+
+#[derive(Debug, Default)]
+struct OpenDirectory {
+    slots: BTreeMap<Name, Slot>,
+}
+
+#[derive(Debug)]
+enum Slot {
+    Done(Entry),
+    Open { meta: Meta, opaque: bool, directory: OpenDirectory },
+}
+
+impl TreeBuilder {
+    /// Starts with nothing.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Starts with an existing tree.
+    ///
+    /// # Errors
+    /// When its top cannot be loaded.
+    pub fn from(source: &dyn TreeSource, tree: &Subtree) -> Result<Self, TreeLoadError> {
+        Ok(Self { root: OpenDirectory::from(&*tree.open(source)?) })
+    }
+
+    /// Puts `entry` at `path`, replacing what is there. Missing parents are made as root's with mode 0755.
+    ///
+    /// # Errors
+    /// When a parent is no directory or cannot be loaded.
+    pub fn insert(&mut self, source: &dyn TreeSource, path: &EntryPath, entry: Entry) -> Result<(), BuildError> {
+        let (parent, name) = path.split_last().ok_or(BuildError::Root)?;
+        let directory = self.root.descend(source, &parent, path)?;
+        directory.slots.insert(name, Slot::Done(entry));
+        Ok(())
+    }
+
+    /// Sets the metadata of a directory, made if it is missing, and leaves its contents alone.
+    ///
+    /// # Errors
+    /// When it or a parent is something else than a directory.
+    pub fn directory(&mut self, source: &dyn TreeSource, path: &EntryPath, meta: Meta) -> Result<(), BuildError> {
+        let (parent, name) = path.split_last().ok_or(BuildError::Root)?;
+        let directory = self.root.descend(source, &parent, path)?;
+        match directory.slots.get_mut(&name) {
+            Some(Slot::Open { meta: old, .. }) => *old = meta,
+            Some(Slot::Done(entry)) if entry.is_directory() => entry.meta = meta,
+            Some(Slot::Done(_)) => {
+                return Err(BuildError::ParentIsNoDirectory { path: path.clone(), parent: path.clone() });
+            }
+            None => {
+                let directory_slot = Slot::Open { meta, opaque: false, directory: OpenDirectory::default() };
+                directory.slots.insert(name, directory_slot);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the entry at `path` out, if there is one.
+    ///
+    /// # Errors
+    /// When a directory on the way cannot be loaded.
+    pub fn remove(&mut self, source: &dyn TreeSource, path: &EntryPath) -> Result<(), BuildError> {
+        let (parent, name) = path.split_last().ok_or(BuildError::Root)?;
+        match self.root.descend(source, &parent, path) {
+            Ok(directory) => {
+                directory.slots.remove(&name);
+                Ok(())
+            }
+            Err(BuildError::ParentIsNoDirectory { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The entry at `path` as it stands now; directories with pending changes come back without their contents.
+    pub fn get(&self, path: &EntryPath) -> Option<Entry> {
+        let mut here = &self.root;
+        let (parent, name) = path.split_last()?;
+        for component in parent.components() {
+            match here.slots.get(&component)? {
+                Slot::Open { directory, .. } => here = directory,
+                Slot::Done(_) => return None,
+            }
+        }
+        match here.slots.get(&name)? {
+            Slot::Done(entry) => Some(entry.clone()),
+            Slot::Open { meta, opaque, .. } => Some(Entry {
+                meta: meta.clone(),
+                node: Node::Directory { contents: Subtree::empty(), opaque: *opaque },
+            }),
+        }
+    }
+
+    /// The finished tree.
+    pub fn finish(self) -> Subtree {
+        self.root.finish()
+    }
+}
+
+impl OpenDirectory {
+    fn from(directory: &Directory) -> Self {
+        let slots =
+            directory.entries.iter().map(|(name, entry)| (name.clone(), Slot::Done(entry.clone()))).collect();
+        Self { slots }
+    }
+
+    fn descend(
+        &mut self,
+        source: &dyn TreeSource,
+        parent: &EntryPath,
+        wanted: &EntryPath,
+    ) -> Result<&mut Self, BuildError> {
+        let mut here = self;
+        for (depth, name) in parent.components().enumerate() {
+            let slot = here.slots.entry(name).or_insert_with(|| Slot::Open {
+                meta: Meta::new(0o755),
+                opaque: false,
+                directory: Self::default(),
+            });
+            if let Slot::Done(entry) = slot {
+                let Node::Directory { contents, opaque } = &entry.node else {
+                    let mut path = EntryPath::root();
+                    parent.components().take(depth + 1).for_each(|name| path = path.join(&name));
+                    return Err(BuildError::ParentIsNoDirectory { path: wanted.clone(), parent: path });
+                };
+                let directory = Self::from(&*contents.open(source)?);
+                *slot = Slot::Open { meta: entry.meta.clone(), opaque: *opaque, directory };
+            }
+            match slot {
+                Slot::Open { directory, .. } => here = directory,
+                Slot::Done(_) => unreachable!("it was opened above"),
+            }
+        }
+        Ok(here)
+    }
+
+    fn finish(self) -> Subtree {
+        let entries = self
+            .slots
+            .into_iter()
+            .map(|(name, slot)| {
+                let entry = match slot {
+                    Slot::Done(entry) => entry,
+                    Slot::Open { meta, opaque, directory } => {
+                        Entry { meta, node: Node::Directory { contents: directory.finish(), opaque } }
+                    }
+                };
+                (name, entry)
+            })
+            .collect();
+        Subtree::new(Directory { entries })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wbuild_oci::Digest;
+
+    use super::*;
+    use crate::directory::MemoryTrees;
+    use crate::lookup;
+
+    fn path(text: &str) -> EntryPath {
+        EntryPath::parse(text).unwrap()
+    }
+
+    fn file(text: &str) -> Entry {
+        Entry::file(Meta::new(0o644), Digest::of(text.as_bytes()), text.len() as u64)
+    }
+
+    #[test]
+    fn order_of_insertion_does_not_matter() {
+        let none = MemoryTrees::default();
+        let paths = ["a/b/c", "a/d", "e", "a/b/f"];
+        let mut forwards = TreeBuilder::new();
+        let mut backwards = TreeBuilder::new();
+        for text in paths {
+            forwards.insert(&none, &path(text), file(text)).unwrap();
+        }
+        for text in paths.iter().rev() {
+            backwards.insert(&none, &path(text), file(text)).unwrap();
+        }
+        assert_eq!(forwards.finish(), backwards.finish());
+    }
+
+    #[test]
+    fn files_are_no_parents() {
+        let none = MemoryTrees::default();
+        let mut builder = TreeBuilder::new();
+        builder.insert(&none, &path("a/b"), file("x")).unwrap();
+        let error = builder.insert(&none, &path("a/b/c"), file("y")).unwrap_err();
+        assert_eq!(error.to_string(), "`/a/b/c` cannot be made: `/a/b` is not a directory");
+    }
+
+    #[test]
+    fn a_grafted_subtree_is_opened_only_when_written_into() {
+        let trees = MemoryTrees::default();
+        let mut inner = TreeBuilder::new();
+        for number in 0..300 {
+            inner.insert(&trees, &path(&format!("f{number}")), file("x")).unwrap();
+        }
+        let inner = inner.finish();
+        trees.insert(&inner).unwrap();
+        let stored = Subtree::stored(*inner.summary());
+        let mut builder = TreeBuilder::new();
+        builder.insert(&MemoryTrees::default(), &path("m"), Entry::directory(Meta::new(0o755), stored)).unwrap();
+        builder.insert(&MemoryTrees::default(), &path("n"), file("y")).unwrap();
+        let tree = builder.finish();
+        assert_eq!(tree.entries(), 302);
+        let mut builder = TreeBuilder::from(&trees, &tree).unwrap();
+        builder.insert(&trees, &path("m/new"), file("z")).unwrap();
+        builder.remove(&trees, &path("m/f1")).unwrap();
+        builder.remove(&trees, &path("n/not/there")).unwrap();
+        let changed = builder.finish();
+        assert!(lookup(&trees, &changed, &path("m/new")).unwrap().is_some());
+        assert!(lookup(&trees, &changed, &path("m/f1")).unwrap().is_none());
+        assert_eq!(changed.entries(), 302);
+    }
+}

@@ -1,0 +1,3 @@
+export function Footer() {
+  return <footer>Made by people who whisper to machines.</footer>;
+}
