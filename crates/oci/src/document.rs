@@ -136,6 +136,7 @@ impl Index {
 
 /// A manifest or an index, decided by what the document *is*, and only when that is beyond doubt (CVE-2021-41190).
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "one at a time, briefly")]
 pub enum Document {
     /// One image.
     Manifest(Manifest),

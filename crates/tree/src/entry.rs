@@ -21,7 +21,9 @@ impl Time {
 
 /// Extended attributes by full name (`security.capability`, `user.x`). Most entries have none, so this is one pointer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Xattrs(Option<Box<BTreeMap<Box<[u8]>, Box<[u8]>>>>);
+pub struct Xattrs(Option<Box<XattrMap>>);
+
+type XattrMap = BTreeMap<Box<[u8]>, Box<[u8]>>;
 
 impl Xattrs {
     /// None at all.
@@ -36,7 +38,7 @@ impl Xattrs {
 
     /// In order of names.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&[u8], &[u8])> {
-        static EMPTY: BTreeMap<Box<[u8]>, Box<[u8]>> = BTreeMap::new();
+        static EMPTY: XattrMap = BTreeMap::new();
         self.0.as_deref().unwrap_or(&EMPTY).iter().map(|(name, value)| (&**name, &**value))
     }
 

@@ -1,0 +1,421 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{OnceCell, Semaphore};
+use tokio::time::Instant;
+use wbuild_graph::{DeltaId, Graph, Key, Op, Snapshot, Vertex};
+use wbuild_report::{Event, EventSink, MissReason, Outcome, Reuse, VertexId};
+
+use crate::cancel::Cancellation;
+use crate::miss;
+use crate::record::Record;
+use crate::worker::{RunContext, Worker};
+
+/// Solves graphs with one worker.
+#[derive(Debug)]
+pub struct Solver<W> {
+    worker: Arc<W>,
+    events: EventSink,
+    cancellation: Cancellation,
+    jobs: usize,
+    no_cache: NoCache,
+}
+
+/// Which vertices may not be reused.
+#[derive(Clone, Debug, Default)]
+enum NoCache {
+    #[default]
+    Nothing,
+    Everything,
+}
+
+/// The result of one vertex.
+#[derive(Clone, Debug)]
+pub struct Solved {
+    /// Its snapshot.
+    pub snapshot: Snapshot,
+    /// Its key; sources and stacking operations have none.
+    pub key: Option<Key>,
+    /// Whether it ran in this build.
+    pub ran: bool,
+}
+
+/// What was found out about a graph.
+#[derive(Debug)]
+pub struct Solution {
+    solved: BTreeMap<VertexId, Solved>,
+}
+
+impl Solution {
+    /// The result of a vertex that the targets needed.
+    pub fn get(&self, id: VertexId) -> Option<&Solved> {
+        self.solved.get(&id)
+    }
+
+    /// How many vertices ran.
+    pub fn ran(&self) -> usize {
+        self.solved.values().filter(|solved| solved.ran).count()
+    }
+}
+
+/// Why a graph could not be solved.
+#[derive(Debug, thiserror::Error)]
+pub enum SolveError<E: std::error::Error + 'static> {
+    /// A vertex failed.
+    #[error("{name} failed")]
+    Vertex {
+        /// Which.
+        id: VertexId,
+        /// Its name.
+        name: String,
+        /// Why.
+        #[source]
+        source: E,
+    },
+    /// The build was cancelled from outside.
+    #[error("the build was cancelled")]
+    Cancelled,
+    /// Results vanish as fast as they are made.
+    #[error("results vanish from the store as fast as they are made; the last one was that of {name}")]
+    KeepsVanishing {
+        /// The vertex.
+        name: String,
+    },
+}
+
+impl<W: Worker> Solver<W> {
+    /// A solver that runs at most `jobs` steps at once.
+    pub fn new(worker: Arc<W>, events: EventSink, cancellation: Cancellation, jobs: usize) -> Self {
+        Self { worker, events, cancellation, jobs: jobs.max(1), no_cache: NoCache::Nothing }
+    }
+
+    /// Reuses nothing: every step runs.
+    #[must_use]
+    pub fn without_cache(mut self) -> Self {
+        self.no_cache = NoCache::Everything;
+        self
+    }
+
+    /// Solves `targets`; the files of those in `demanded` are at hand afterwards. Blocks; makes its own runtime.
+    ///
+    /// # Errors
+    /// The first failure; what ran beside it is cancelled first.
+    pub fn solve(
+        &self,
+        graph: &Arc<Graph>,
+        targets: &[VertexId],
+        demanded: &[VertexId],
+    ) -> Result<Solution, SolveError<W::Error>> {
+        for id in graph.reachable(targets) {
+            let vertex = graph.vertex(id);
+            let (name, minor) = (vertex.name.clone(), vertex.minor);
+            self.events.send(Event::Declared { vertex: id, name, minor });
+        }
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .max_blocking_threads(256)
+            .enable_time()
+            .build()
+            .expect("a runtime without I/O needs only threads");
+        let mut lost: BTreeSet<Key> = BTreeSet::new();
+        // Ends: every restart adds a key, and there are only so many.
+        loop {
+            let pass = Arc::new(Pass::new(self, graph, &lost));
+            let outcome = runtime.block_on(pass.clone().all(targets, demanded));
+            match outcome {
+                Ok(()) => return Ok(pass.solution()),
+                Err(Stop::Lost(key)) if lost.insert(key) => {}
+                Err(Stop::Lost(key)) => return Err(SolveError::KeepsVanishing { name: pass.name_of(&key) }),
+                Err(Stop::Failed | Stop::Cancelled) => {
+                    return Err(match pass.failure.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                        Some((id, source)) => {
+                            SolveError::Vertex { id, name: graph.vertex(id).name.clone(), source }
+                        }
+                        None => SolveError::Cancelled,
+                    });
+                }
+            }
+        }
+    }
+}
+
+/// Why a pass ended early.
+#[derive(Clone, Copy, Debug)]
+enum Stop {
+    /// A vertex failed; its error is in `Pass::failure`.
+    Failed,
+    /// Stopped from outside, or because another vertex failed.
+    Cancelled,
+    /// The result of this key is gone.
+    Lost(Key),
+}
+
+/// One walk over the graph.
+struct Pass<W: Worker> {
+    worker: Arc<W>,
+    graph: Arc<Graph>,
+    events: EventSink,
+    cancellation: Cancellation,
+    steps: Semaphore,
+    no_cache: bool,
+    lost: BTreeSet<Key>,
+    known: Vec<OnceCell<Solved>>,
+    fetched: Vec<OnceCell<()>>,
+    /// Which vertex made a delta, with its key: whom to ask when the delta is not there.
+    producers: Mutex<BTreeMap<DeltaId, (VertexId, Option<Key>)>>,
+    failure: Mutex<Option<(VertexId, W::Error)>>,
+}
+
+type Known<'a, T> = Pin<Box<dyn Future<Output = Result<T, Stop>> + Send + 'a>>;
+
+impl<W: Worker> Pass<W> {
+    fn new(solver: &Solver<W>, graph: &Arc<Graph>, lost: &BTreeSet<Key>) -> Self {
+        Self {
+            worker: Arc::clone(&solver.worker),
+            graph: Arc::clone(graph),
+            events: solver.events.clone(),
+            cancellation: solver.cancellation.clone(),
+            steps: Semaphore::new(solver.jobs),
+            no_cache: matches!(solver.no_cache, NoCache::Everything),
+            lost: lost.clone(),
+            known: (0..graph.len()).map(|_| OnceCell::new()).collect(),
+            fetched: (0..graph.len()).map(|_| OnceCell::new()).collect(),
+            producers: Mutex::default(),
+            failure: Mutex::default(),
+        }
+    }
+
+    async fn all(self: Arc<Self>, targets: &[VertexId], demanded: &[VertexId]) -> Result<(), Stop> {
+        self.know_all(targets).await?;
+        for id in demanded {
+            let snapshot = self.known(*id).await?.snapshot;
+            self.demand(&snapshot).await?;
+        }
+        Ok(())
+    }
+
+    fn solution(&self) -> Solution {
+        let solved = self.known.iter().enumerate().filter_map(|(index, cell)| {
+            cell.get().map(|solved| (VertexId(index as u32), solved.clone()))
+        });
+        Solution { solved: solved.collect() }
+    }
+
+    fn name_of(&self, key: &Key) -> String {
+        let of_key = |cell: &OnceCell<Solved>| cell.get().is_some_and(|solved| solved.key.as_ref() == Some(key));
+        let index = self.known.iter().position(of_key);
+        index.map_or_else(|| key.to_string(), |index| self.graph.vertex(VertexId(index as u32)).name.clone())
+    }
+
+    /// Several at once; ends with the first failure.
+    async fn know_all(self: &Arc<Self>, ids: &[VertexId]) -> Result<Vec<Snapshot>, Stop> {
+        let tasks: Vec<_> = ids
+            .iter()
+            .map(|id| {
+                let (pass, id) = (Arc::clone(self), *id);
+                tokio::spawn(async move { pass.known(id).await })
+            })
+            .collect();
+        let mut snapshots = Vec::with_capacity(ids.len());
+        let mut stop = None;
+        for task in tasks {
+            match task.await {
+                Ok(Ok(solved)) => snapshots.push(solved.snapshot),
+                // All are awaited, so that nothing still runs when the build ends.
+                Ok(Err(Stop::Failed)) => stop = Some(Stop::Failed),
+                Ok(Err(other)) => stop = stop.or(Some(other)),
+                Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+            }
+        }
+        stop.map_or(Ok(snapshots), Err)
+    }
+
+    fn known(self: &Arc<Self>, id: VertexId) -> Known<'_, Solved> {
+        Box::pin(async move {
+            let cell = &self.known[id.0 as usize];
+            cell.get_or_try_init(|| self.find_out(id)).await.cloned()
+        })
+    }
+
+    async fn find_out(self: &Arc<Self>, id: VertexId) -> Result<Solved, Stop> {
+        let graph = Arc::clone(&self.graph);
+        let vertex = graph.vertex(id);
+        let inputs = self.know_all(&vertex.inputs).await?;
+        if self.cancellation.is_cancelled() {
+            return Err(Stop::Cancelled);
+        }
+        let solved = match &vertex.op {
+            Op::Source(_) => {
+                self.events.send(Event::Started { vertex: id });
+                let started = Instant::now();
+                let snapshot = self.blocking(id, move |worker, graph| worker.locate(id, graph.vertex(id))).await?;
+                self.finished(id, started, Outcome::Reused { from: Reuse::Local });
+                Solved { snapshot, key: None, ran: false }
+            }
+            Op::Merge => {
+                let deltas = inputs.into_iter().flat_map(|snapshot| snapshot.deltas).collect();
+                return Ok(Solved { snapshot: Snapshot { deltas }, key: None, ran: false });
+            }
+            Op::Diff => {
+                let snapshot = inputs[1].above(&inputs[0]).unwrap_or_else(|| inputs[1].clone());
+                return Ok(Solved { snapshot, key: None, ran: false });
+            }
+            _ => self.reuse_or_run(id, vertex, &inputs).await?,
+        };
+        self.remember_producers(id, &inputs, &solved);
+        Ok(solved)
+    }
+
+    fn remember_producers(&self, id: VertexId, inputs: &[Snapshot], solved: &Solved) {
+        let mut producers = self.producers.lock().unwrap_or_else(PoisonError::into_inner);
+        for delta in &solved.snapshot.deltas {
+            if !inputs.iter().any(|input| input.deltas.contains(delta)) {
+                producers.entry(*delta).or_insert((id, solved.key));
+            }
+        }
+    }
+
+    async fn reuse_or_run(
+        self: &Arc<Self>,
+        id: VertexId,
+        vertex: &Vertex,
+        inputs: &[Snapshot],
+    ) -> Result<Solved, Stop> {
+        let owned = inputs.to_vec();
+        let preimage =
+            self.blocking(id, move |worker, graph| worker.describe(graph.vertex(id), &owned)).await?;
+        let key = preimage.key();
+        let replace = self.no_cache || self.lost.contains(&key);
+        self.events.send(Event::Started { vertex: id });
+        let started = Instant::now();
+        if !replace {
+            let found = self.blocking(id, move |worker, _| worker.record(&key)).await?;
+            if let Some(record) = found {
+                self.finished(id, started, Outcome::Reused { from: Reuse::Local });
+                return Ok(Solved { snapshot: record.snapshot, key: Some(key), ran: false });
+            }
+        }
+        for snapshot in inputs {
+            self.demand(snapshot).await?;
+        }
+        // The lock comes before the place among the running steps: who waits for another process runs nothing.
+        let _lock = self.blocking(id, move |worker, _| worker.lock(&key)).await?;
+        if !replace {
+            let found = self.blocking(id, move |worker, _| worker.record(&key)).await?;
+            if let Some(record) = found {
+                self.finished(id, started, Outcome::Reused { from: Reuse::Awaited });
+                return Ok(Solved { snapshot: record.snapshot, key: Some(key), ran: false });
+            }
+        }
+        let why = if self.lost.contains(&key) {
+            MissReason::ResultLost { what: "its files".to_owned() }
+        } else if self.no_cache {
+            MissReason::Forced
+        } else {
+            let compared = preimage.clone();
+            self.blocking(id, move |worker, graph| {
+                miss::reason(worker, &graph.vertex(id).identity, &compared)
+            })
+            .await?
+        };
+        let _place = match &vertex.op {
+            Op::Exec(_) => Some(self.steps.acquire().await.map_err(|_| Stop::Cancelled)?),
+            _ => None,
+        };
+        let started = Instant::now();
+        let snapshot = self.run(id, inputs, key).await?;
+        let took = started.elapsed();
+        let record = Record {
+            version: Record::VERSION,
+            name: vertex.name.clone(),
+            preimage,
+            snapshot: snapshot.clone(),
+            took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+        };
+        self.blocking(id, move |worker, graph| {
+            worker.remember(&key, &graph.vertex(id).identity, &record, replace)
+        })
+        .await?;
+        self.finished(id, started, Outcome::Built { why });
+        Ok(Solved { snapshot, key: Some(key), ran: true })
+    }
+
+    async fn run(self: &Arc<Self>, id: VertexId, inputs: &[Snapshot], key: Key) -> Result<Snapshot, Stop> {
+        let inputs = inputs.to_vec();
+        let (events, cancellation) = (self.events.clone(), self.cancellation.clone());
+        self.blocking(id, move |worker, graph| {
+            worker.run(&RunContext {
+                id,
+                vertex: graph.vertex(id),
+                inputs: &inputs,
+                key,
+                events: &events,
+                cancellation: &cancellation,
+            })
+        })
+        .await
+    }
+
+    /// Sees to it that the files of a snapshot are at hand.
+    fn demand<'a>(self: &'a Arc<Self>, snapshot: &'a Snapshot) -> Known<'a, ()> {
+        Box::pin(async move {
+            for delta in &snapshot.deltas {
+                let producer =
+                    self.producers.lock().unwrap_or_else(PoisonError::into_inner).get(delta).copied();
+                let Some((id, key)) = producer else { continue };
+                let delta = *delta;
+                if self.blocking(id, move |worker, _| worker.present(&delta)).await? {
+                    continue;
+                }
+                match key {
+                    Some(key) => return Err(Stop::Lost(key)),
+                    // A source: it was only named so far.
+                    None => {
+                        let fetch = async {
+                            self.run(id, &[], Key(wbuild_oci::Digest::of(b"source"))).await.map(|_| ())
+                        };
+                        self.fetched[id.0 as usize].get_or_try_init(|| fetch).await?;
+                    }
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn finished(&self, id: VertexId, started: Instant, outcome: Outcome) {
+        let took: Duration = started.elapsed();
+        self.events.send(Event::Finished { vertex: id, outcome, took });
+    }
+
+    /// Calls the worker off the runtime's threads and files its errors.
+    async fn blocking<T: Send + 'static>(
+        self: &Arc<Self>,
+        id: VertexId,
+        work: impl FnOnce(&W, &Graph) -> Result<T, W::Error> + Send + 'static,
+    ) -> Result<T, Stop> {
+        let (worker, graph) = (Arc::clone(&self.worker), Arc::clone(&self.graph));
+        let result = tokio::task::spawn_blocking(move || work(&worker, &graph)).await;
+        let result = result.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+        let error = match result {
+            Ok(value) => return Ok(value),
+            Err(error) => error,
+        };
+        if let Some(delta) = self.worker.lost(&error) {
+            let producer = self.producers.lock().unwrap_or_else(PoisonError::into_inner).get(&delta).copied();
+            if let Some((_, Some(key))) = producer {
+                return Err(Stop::Lost(key));
+            }
+        }
+        if self.cancellation.is_cancelled() {
+            self.events.send(Event::Finished { vertex: id, outcome: Outcome::Cancelled, took: Duration::ZERO });
+            return Err(Stop::Cancelled);
+        }
+        self.events.send(Event::Finished { vertex: id, outcome: Outcome::Failed, took: Duration::ZERO });
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert((id, error));
+        self.cancellation.cancel();
+        Err(Stop::Failed)
+    }
+}
