@@ -130,8 +130,9 @@ pub struct SecretEnv {
     pub id: String,
     /// Whether the step fails without it.
     pub required: bool,
-    /// Set by the user to make a new value count: enters the key.
-    pub version: String,
+    /// For a secret that the step bakes into its output (decision 9): then this version, set by the user, and whether
+    /// the secret is given enter the key.
+    pub version: Option<String>,
 }
 
 /// One mount of a step.
@@ -175,6 +176,8 @@ pub enum MountKind {
         gid: u32,
         /// Whether the step fails without it.
         required: bool,
+        /// As [`SecretEnv::version`].
+        version: Option<String>,
     },
     /// A small file made for this step only, in memory: never in the key.
     Scratchpad {

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use crate::directory::{Directory, Subtree, TreeLoadError, TreeSource};
+use crate::directory::{Directory, Subtree, TreeLoadError, TreeSource, lookup};
 use crate::entry::{Entry, Meta, Node};
 use crate::path::{EntryPath, Name};
 
@@ -104,22 +104,30 @@ impl TreeBuilder {
     }
 
     /// The entry at `path` as it stands now; directories with pending changes come back without their contents.
-    pub fn get(&self, path: &EntryPath) -> Option<Entry> {
+    ///
+    /// # Errors
+    /// When a directory on the way cannot be loaded.
+    pub fn get(&self, source: &dyn TreeSource, path: &EntryPath) -> Result<Option<Entry>, TreeLoadError> {
         let mut here = &self.root;
-        let (parent, name) = path.split_last()?;
-        for component in parent.components() {
-            match here.slots.get(&component)? {
-                Slot::Open { directory, .. } => here = directory,
-                Slot::Done(_) => return None,
+        let mut components = path.components();
+        while let Some(name) = components.next() {
+            let rest: Vec<Name> = components.clone().collect();
+            match here.slots.get(&name) {
+                None => return Ok(None),
+                Some(Slot::Open { directory, .. }) if !rest.is_empty() => here = directory,
+                Some(Slot::Open { meta, opaque, .. }) => {
+                    let node = Node::Directory { contents: Subtree::empty(), opaque: *opaque };
+                    return Ok(Some(Entry { meta: meta.clone(), node }));
+                }
+                Some(Slot::Done(entry)) if rest.is_empty() => return Ok(Some(entry.clone())),
+                Some(Slot::Done(entry)) => {
+                    let Some(contents) = entry.contents() else { return Ok(None) };
+                    let below = rest.iter().fold(EntryPath::root(), |path, name| path.join(name));
+                    return lookup(source, contents, &below);
+                }
             }
         }
-        match here.slots.get(&name)? {
-            Slot::Done(entry) => Some(entry.clone()),
-            Slot::Open { meta, opaque, .. } => Some(Entry {
-                meta: meta.clone(),
-                node: Node::Directory { contents: Subtree::empty(), opaque: *opaque },
-            }),
-        }
+        Ok(None)
     }
 
     /// The finished tree.
@@ -189,7 +197,6 @@ mod tests {
 
     use super::*;
     use crate::directory::MemoryTrees;
-    use crate::lookup;
 
     fn path(text: &str) -> EntryPath {
         EntryPath::parse(text).unwrap()

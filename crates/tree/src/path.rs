@@ -164,7 +164,7 @@ impl EntryPath {
     }
 
     /// The components from the root down.
-    pub fn components(&self) -> impl DoubleEndedIterator<Item = Name> + '_ {
+    pub fn components(&self) -> impl DoubleEndedIterator<Item = Name> + Clone + '_ {
         self.0.split(|b| *b == b'/').filter(|part| !part.is_empty()).map(|part| Name(part.into()))
     }
 

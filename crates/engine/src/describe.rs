@@ -1,0 +1,252 @@
+//! Keys: what enters the preimage of each operation, and why. `cache/keys.md` is this module as a table; a change here
+//! without a new version number fails the vectors of the tests.
+//!
+//! Never in a key: values of secrets, CA bundles, proxies, the isolation mode, numbers of threads, names for people,
+//! paths of this machine, times of files.
+
+use wbuild_graph::{
+    Capture, Copy, DeltaId, EnvInKey, Environment, Exec, FieldValue, FileAction, FileOp, Mount, MountKind, NetworkMode,
+    Op, Owner, Preimage, PrivilegeSet, Snapshot, StepTimes, Vertex,
+};
+use wbuild_oci::Digest;
+use wbuild_tree::{ContentDigest, EntryPath, TreeDigest, TreeLoadError};
+
+/// Versions of the operations: raise one when its meaning changes, so that old results are not taken for new ones.
+mod version {
+    pub(super) const EXEC: u32 = 1;
+    pub(super) const FILE: u32 = 1;
+    pub(super) const ADD_USER: u32 = 1;
+    pub(super) const PARTITION: u32 = 1;
+    pub(super) const SELECT: u32 = 1;
+    pub(super) const ASSERT: u32 = 1;
+}
+
+/// What keys need to know besides the graph.
+pub(crate) trait KeyFacts {
+    /// `linux/amd64`.
+    fn platform(&self) -> String;
+
+    /// Whether the person gave this secret. Whether, never what.
+    fn secret_given(&self, id: &str) -> bool;
+
+    /// What a path of a snapshot holds, if that can be told from trees alone: `None` for what a step left on disk.
+    ///
+    /// # Errors
+    /// When a tree is missing or damaged.
+    fn selected(&self, snapshot: &Snapshot, path: &EntryPath) -> Result<Option<Selected>, TreeLoadError>;
+}
+
+/// What a copy or a bind mount selects of a snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Selected {
+    /// The contents of a directory.
+    Directory(TreeDigest, ContentDigest),
+    /// Something else: the digest of its type, metadata and contents.
+    Other(Digest),
+    /// Nothing is there.
+    Nothing,
+}
+
+/// The preimage of a vertex that has a key.
+pub(crate) fn describe(
+    vertex: &Vertex,
+    inputs: &[Snapshot],
+    facts: &dyn KeyFacts,
+) -> Result<Preimage, TreeLoadError> {
+    match &vertex.op {
+        Op::Exec(exec) => describe_exec(exec, inputs, facts),
+        Op::File(file) => describe_file(file, inputs, facts),
+        Op::AddUser(add) => {
+            let mut preimage = Preimage::new("add-user", version::ADD_USER);
+            preimage.text("user", format!("{}:{}", add.user, add.uid));
+            preimage.text("group", format!("{}:{}", add.group, add.gid));
+            preimage.text("home", &add.home);
+            preimage.text("shell", &add.shell);
+            put_stack(&mut preimage, "root", &inputs[0]);
+            Ok(preimage)
+        }
+        Op::Partition(partition) => {
+            let mut preimage = Preimage::new("partition", version::PARTITION);
+            // Names of parts are for people.
+            for (index, part) in partition.parts.iter().enumerate() {
+                preimage.list(&format!("part/{index}/include"), &part.include);
+                preimage.text(format!("part/{index}/links-only"), part.links_only.to_string());
+            }
+            put_stack(&mut preimage, "input", &inputs[0]);
+            Ok(preimage)
+        }
+        Op::Select(select) => {
+            let mut preimage = Preimage::new("select", version::SELECT);
+            preimage.list("include", &select.include);
+            preimage.list("exclude", &select.exclude);
+            put_stack(&mut preimage, "input", &inputs[0]);
+            Ok(preimage)
+        }
+        Op::Assert(assert) => {
+            let mut preimage = Preimage::new("assert", version::ASSERT);
+            preimage.list("exists", assert.exists.keys());
+            if let Some(below) = &assert.no_dangling_links {
+                preimage.text("no-dangling-links", text(below));
+            }
+            put_stack(&mut preimage, "input", &inputs[0]);
+            Ok(preimage)
+        }
+        Op::Source(_) | Op::Merge | Op::Diff => unreachable!("sources and stacking operations have no key"),
+    }
+}
+
+/// A path as text that no other path has.
+fn text(path: &EntryPath) -> String {
+    path.as_bytes().escape_ascii().to_string()
+}
+
+/// The deltas of a root file system (decision 1): base layers and trees by content, steps by their key.
+fn put_stack(preimage: &mut Preimage, name: &str, snapshot: &Snapshot) {
+    preimage.text(format!("{name}/count"), snapshot.deltas.len().to_string());
+    for (index, delta) in snapshot.deltas.iter().enumerate() {
+        let value = match delta {
+            DeltaId::Tree { tree, content } => FieldValue::Tree { content: *content, tree: *tree },
+            other => FieldValue::Digest(other.root_key()),
+        };
+        preimage.add(format!("{name}/{index}"), value);
+    }
+}
+
+/// What a copy or bind mount takes of an input: its content where trees can tell, else the whole input's keys.
+fn put_selection(
+    preimage: &mut Preimage,
+    name: &str,
+    snapshot: &Snapshot,
+    path: &EntryPath,
+    facts: &dyn KeyFacts,
+) -> Result<(), TreeLoadError> {
+    match facts.selected(snapshot, path)? {
+        Some(Selected::Directory(tree, content)) => {
+            preimage.add(format!("{name}/files"), FieldValue::Tree { content, tree });
+        }
+        Some(Selected::Other(digest)) => preimage.add(format!("{name}/file"), FieldValue::Digest(digest)),
+        Some(Selected::Nothing) => preimage.text(format!("{name}/nothing"), ""),
+        None => {
+            preimage.text(format!("{name}/path"), text(path));
+            put_stack(preimage, &format!("{name}/from"), snapshot);
+        }
+    }
+    Ok(())
+}
+
+fn describe_exec(exec: &Exec, inputs: &[Snapshot], facts: &dyn KeyFacts) -> Result<Preimage, TreeLoadError> {
+    let mut preimage = Preimage::new("exec", version::EXEC);
+    preimage.text("platform", facts.platform());
+    preimage.list("argv", &exec.argv);
+    preimage.text("cwd", text(&exec.cwd));
+    preimage.text("user", &exec.user);
+    preimage.text(
+        "network",
+        match exec.network {
+            // Which network a step sees by default depends on the machine, and is no reason to build again.
+            NetworkMode::Default => "default",
+            NetworkMode::Host => "host",
+            NetworkMode::None => "none",
+        },
+    );
+    preimage.text(
+        "privileges",
+        match exec.privileges {
+            PrivilegeSet::Run => "run",
+            PrivilegeSet::Task => "task",
+        },
+    );
+    for Environment { name, value, in_key } in &exec.env {
+        let field = format!("env/{name}");
+        match in_key {
+            EnvInKey::Shown => preimage.text(field, value),
+            EnvInKey::Hashed => preimage.add(field, FieldValue::hidden(value)),
+            EnvInKey::NameOnly => preimage.text(format!("env-name/{name}"), ""),
+        }
+    }
+    for secret in &exec.secret_env {
+        preimage.text(format!("secret-env/{}", secret.name), &secret.id);
+        if let Some(version) = &secret.version {
+            put_baked_secret(&mut preimage, &secret.id, version, facts);
+        }
+    }
+    for (index, mount) in exec.mounts.iter().enumerate() {
+        describe_mount(&mut preimage, index, mount, inputs, facts)?;
+    }
+    if let Capture::Outputs { include, exclude, expected: _ } = &exec.capture {
+        preimage.list("outputs/include", include);
+        preimage.list("outputs/exclude", exclude);
+    }
+    if exec.times == StepTimes::FromContent {
+        preimage.text("times", "from-content");
+    }
+    put_stack(&mut preimage, "root", &inputs[0]);
+    Ok(preimage)
+}
+
+/// A secret that the step bakes into its output (decision 9): whether it is given decides whether the output is
+/// reproducible, so that much counts, and a version that the user sets.
+fn put_baked_secret(preimage: &mut Preimage, id: &str, version: &str, facts: &dyn KeyFacts) {
+    let given = if facts.secret_given(id) { "given" } else { "not given" };
+    preimage.text(format!("secret/{id}"), format!("{given}, version {version}"));
+}
+
+fn describe_mount(
+    preimage: &mut Preimage,
+    index: usize,
+    mount: &Mount,
+    inputs: &[Snapshot],
+    facts: &dyn KeyFacts,
+) -> Result<(), TreeLoadError> {
+    let name = format!("mount/{index}");
+    let target = text(&mount.target);
+    match &mount.kind {
+        MountKind::Bind { input, source, writable } => {
+            let kind = if *writable { "bind-rw" } else { "bind" };
+            preimage.text(&name, format!("{kind} {target}"));
+            put_selection(preimage, &name, &inputs[*input], source, facts)?;
+        }
+        // What is in a cache mount, and which one it is, never changes what a step should produce.
+        MountKind::Cache(_) => preimage.text(&name, format!("cache {target}")),
+        MountKind::Tmpfs { .. } => preimage.text(&name, format!("tmpfs {target}")),
+        MountKind::Secret { id, version, .. } => {
+            preimage.text(&name, format!("secret {target} {id}"));
+            if let Some(version) = version {
+                put_baked_secret(preimage, id, version, facts);
+            }
+        }
+        MountKind::Scratchpad { .. } => {}
+    }
+    Ok(())
+}
+
+fn describe_file(file: &FileOp, inputs: &[Snapshot], facts: &dyn KeyFacts) -> Result<Preimage, TreeLoadError> {
+    let mut preimage = Preimage::new("file", version::FILE);
+    let owned = |owner: &Owner| format!("{}:{}", owner.uid, owner.gid);
+    for (index, action) in file.actions.iter().enumerate() {
+        let name = format!("action/{index}");
+        match action {
+            FileAction::Copy(Copy { input, source, target, owner }) => {
+                preimage.text(&name, format!("copy to {}", text(target)));
+                if let Some(owner) = owner {
+                    preimage.text(format!("{name}/owner"), owned(owner));
+                }
+                put_selection(&mut preimage, &name, &inputs[*input], source, facts)?;
+            }
+            FileAction::Mkdir { path, mode, owner } => {
+                preimage.text(&name, format!("mkdir {} {mode:o} {}", text(path), owned(owner)));
+            }
+            FileAction::Mkfile { path, contents, mode, owner } => {
+                preimage.text(&name, format!("mkfile {} {mode:o} {}", text(path), owned(owner)));
+                preimage.add(format!("{name}/contents"), FieldValue::Digest(Digest::of(contents)));
+            }
+            FileAction::Symlink { path, target, owner } => {
+                preimage.text(&name, format!("symlink {} {}", text(path), owned(owner)));
+                preimage.text(format!("{name}/target"), target);
+            }
+            FileAction::Remove { path } => preimage.text(&name, format!("remove {}", text(path))),
+        }
+    }
+    put_stack(&mut preimage, "root", &inputs[0]);
+    Ok(preimage)
+}
