@@ -5,7 +5,7 @@ use wbuild_graph::{Copy, FileAction, Owner};
 use wbuild_oci::Digest;
 use wbuild_tree::{
     BuildError, Entry, EntryPath, Lookup, Meta, Node, ResolveError, Resolved, Subtree, TreeBuilder, TreeLoadError,
-    TreeSource, Visit, apply, lookup, resolve, walk,
+    TreeSource, lookup, resolve,
 };
 
 /// Why a file operation cannot be done.
@@ -56,7 +56,7 @@ pub enum FileError<E> {
 }
 
 /// Keeps the contents of new files.
-pub trait KeepContents {
+pub(crate) trait KeepContents {
     /// Stores `bytes` under their digest.
     ///
     /// # Errors
@@ -66,7 +66,7 @@ pub trait KeepContents {
 
 /// Does `actions` on top of `base` and gives the delta. `inputs` are the merged trees that copies take from, by position
 /// in the vertex' inputs.
-pub fn perform<L: Lookup>(
+pub(crate) fn perform<L: Lookup>(
     trees: &dyn TreeSource,
     contents: &dyn KeepContents,
     base: &L,
@@ -247,11 +247,11 @@ impl<L: Lookup> Delta<'_, L> {
 }
 
 /// A tree seen as a root.
-pub struct TreeRoot<'a> {
+pub(crate) struct TreeRoot<'a> {
     /// Where it is loaded from.
-    pub trees: &'a dyn TreeSource,
+    pub(crate) trees: &'a dyn TreeSource,
     /// The tree.
-    pub root: &'a Subtree,
+    pub(crate) root: &'a Subtree,
 }
 
 impl Lookup for TreeRoot<'_> {
@@ -263,7 +263,7 @@ impl Lookup for TreeRoot<'_> {
 }
 
 /// The same tree with another owner everywhere.
-pub fn chown(trees: &dyn TreeSource, tree: &Subtree, owner: Owner) -> Result<Subtree, TreeLoadError> {
+fn chown(trees: &dyn TreeSource, tree: &Subtree, owner: Owner) -> Result<Subtree, TreeLoadError> {
     let mut directory = wbuild_tree::Directory::clone(&*tree.open(trees)?);
     for entry in directory.entries.values_mut() {
         entry.meta.uid = owner.uid;
@@ -275,28 +275,9 @@ pub fn chown(trees: &dyn TreeSource, tree: &Subtree, owner: Owner) -> Result<Sub
     Ok(Subtree::new(directory))
 }
 
-/// One tree out of several, each on top of the one before.
-pub fn stack(trees: &dyn TreeSource, parts: &[Subtree]) -> Result<Subtree, TreeLoadError> {
-    parts.iter().try_fold(Subtree::empty(), |below, delta| apply(trees, &below, delta))
-}
-
-/// Every path of a tree that is no directory, or an empty one.
-pub fn leaves(
-    trees: &dyn TreeSource,
-    tree: &Subtree,
-    visit: &mut dyn FnMut(&EntryPath, &Entry),
-) -> Result<(), TreeLoadError> {
-    walk(trees, tree, &mut |path, entry| {
-        if entry.contents().is_none_or(Subtree::is_empty) {
-            visit(path, entry);
-        }
-        Ok(Visit::Into)
-    })
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
-    use wbuild_tree::MemoryTrees;
+    use wbuild_tree::{MemoryTrees, Visit, walk};
 
     use super::*;
 

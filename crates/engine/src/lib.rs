@@ -1,6 +1,40 @@
-//! The solver's worker and one build session around it.
+//! The solver's [`Worker`](wbuild_solver::Worker) and one build session around it: [`Engine`] brings together the store, the
+//! contexts, the base images and the executor, solves a frontend's definition, and turns the result into an image.
+//!
+//! - `describe`: what enters which key.
+//! - `files`, `native`: operations on trees; they run nothing.
+//! - `step`, `caches`, `secrets`, `trust`, `users`: one process in a root file system.
+//! - `plan`: from a folder to a workspace, a spec and a project.
+//! - `export`: deltas to layers to an image.
+//! - [`handlers`]: what helpers do inside the user namespace of steps.
 
+mod caches;
+mod contexts;
 mod describe;
+mod error;
+mod export;
 mod files;
+mod handlers;
+mod images;
 mod native;
+mod plan;
+mod secrets;
+mod session;
+mod step;
 mod trust;
+mod users;
+mod worker;
+
+pub use contexts::LocalContext;
+pub use error::{EngineError, StepFailure};
+pub use export::{BuiltImage, BuiltLayer, ExportOptions};
+pub use files::FileError;
+pub use handlers::handlers;
+pub use images::{ImageLocation, LocationError};
+pub use native::NativeError;
+pub use plan::{OpenWorkspace, SpecChoice, find_workspace};
+pub use secrets::{MAX_SECRET_BYTES, SecretError, Secrets};
+pub use session::{Options, SolveOptions};
+pub use trust::BundleError;
+pub use users::{ResolvedUser, UserError, resolve_user};
+pub use worker::Engine;

@@ -3,7 +3,7 @@
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use wbuild_graph::{AddUser, Assert, Partition, Select};
 use wbuild_tree::{
-    Entry, EntryPath, Lookup, Node, ResolveError, Subtree, TreeBuilder, TreeLoadError, TreeSource, Visit, resolve, walk,
+    Entry, EntryPath, Node, ResolveError, Subtree, TreeBuilder, TreeLoadError, TreeSource, Visit, resolve, walk,
 };
 
 use crate::files::TreeRoot;
@@ -56,7 +56,7 @@ pub enum NativeError {
 
 /// Passwd and group (and shadow, where the base has one) with a user more. A user that is there already, with the same
 /// numbers, is left alone.
-pub fn add_user(
+pub(crate) fn add_user(
     passwd: &str,
     group: &str,
     shadow: Option<&str>,
@@ -100,11 +100,11 @@ fn with_line(text: &str, line: &str) -> String {
 
 /// Globs as the graph has them: relative to the root, `*` stops at slashes, `**` does not.
 #[derive(Debug)]
-pub struct Globs(GlobSet);
+pub(crate) struct Globs(GlobSet);
 
 impl Globs {
     /// Compiles.
-    pub fn new(patterns: &[String]) -> Result<Self, NativeError> {
+    pub(crate) fn new(patterns: &[String]) -> Result<Self, NativeError> {
         let mut set = GlobSetBuilder::new();
         let error = |glob: &str| {
             let glob = glob.to_owned();
@@ -118,14 +118,14 @@ impl Globs {
     }
 
     /// Whether any pattern matches the path.
-    pub fn matches(&self, path: &EntryPath) -> bool {
+    pub(crate) fn matches(&self, path: &EntryPath) -> bool {
         self.0.is_match(path.to_path_buf())
     }
 }
 
 /// The tree without what is not selected. A directory stays when something in it does, or when it was empty and is
 /// selected itself; an excluded directory goes with all that is in it.
-pub fn select(trees: &dyn TreeSource, tree: &Subtree, select: &Select) -> Result<Subtree, NativeError> {
+pub(crate) fn select(trees: &dyn TreeSource, tree: &Subtree, select: &Select) -> Result<Subtree, NativeError> {
     let (include, exclude) = (Globs::new(&select.include)?, Globs::new(&select.exclude)?);
     let mut builder = TreeBuilder::new();
     let mut parents = Parents::default();
@@ -176,7 +176,7 @@ impl Parents {
 }
 
 /// The parts of a tree, in order, the rest last. Every file is in exactly one; directories are repeated where needed.
-pub fn partition(
+pub(crate) fn partition(
     trees: &dyn TreeSource,
     tree: &Subtree,
     partition: &Partition,
@@ -203,7 +203,7 @@ pub fn partition(
 }
 
 /// Checks a tree.
-pub fn check(trees: &dyn TreeSource, tree: &Subtree, assert: &Assert) -> Result<(), NativeError> {
+pub(crate) fn check(trees: &dyn TreeSource, tree: &Subtree, assert: &Assert) -> Result<(), NativeError> {
     let root = TreeRoot { trees, root: tree };
     for (path, why) in &assert.exists {
         let wanted = EntryPath::parse(path).unwrap_or_default();
@@ -235,11 +235,6 @@ pub fn check(trees: &dyn TreeSource, tree: &Subtree, assert: &Assert) -> Result<
         }
         Ok(Visit::Into)
     })
-}
-
-/// Where a file is read from a root: used for passwd and group.
-pub fn is_file<L: Lookup>(root: &L, path: &EntryPath) -> Result<bool, ResolveError<L::Error>> {
-    Ok(resolve(root, path, true)?.entry.is_some_and(|entry| matches!(entry.node, Node::File { .. })))
 }
 
 #[cfg(test)]

@@ -1,0 +1,161 @@
+//! Cache mounts (decision 14): directories that outlive builds, shared or taken one at a time, and for those that are
+//! published only when their step succeeds a private copy.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use wbuild_graph::{Cache, CacheSharing};
+use wbuild_oci::Digest;
+use wbuild_store::{KeyLock, Store};
+
+use crate::error::EngineError;
+
+/// A cache mount in use by one step.
+pub(crate) struct CacheInUse<'a> {
+    cache: &'a Cache,
+    /// What the step writes to.
+    pub(crate) folder: PathBuf,
+    /// Where it goes when the step succeeds, if that is somewhere else.
+    publish_to: Option<PathBuf>,
+    _lock: Option<KeyLock>,
+}
+
+fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> EngineError {
+    let path = path.to_owned();
+    move |source| EngineError::Io { action, path, source }
+}
+
+/// Ids never become paths: they are hashed.
+fn digest_of(cache: &Cache) -> Digest {
+    Digest::of(format!("cache mount\0{}", cache.id).as_bytes())
+}
+
+impl<'a> CacheInUse<'a> {
+    /// Takes a cache mount for a step; waits for who holds a locked one.
+    pub(crate) fn take(cache: &'a Cache, store: &Store) -> Result<Self, EngineError> {
+        let digest = digest_of(cache);
+        let fresh = || -> Result<PathBuf, EngineError> {
+            let folder = store.workspace()?.fresh("cache");
+            fs::create_dir(&folder).map_err(failed("create", &folder))?;
+            let mode = fs::Permissions::from_mode(u32::from(cache.mode));
+            fs::set_permissions(&folder, mode).map_err(failed("create", &folder))?;
+            Ok(folder)
+        };
+        let lock = match cache.sharing {
+            CacheSharing::Shared => None,
+            CacheSharing::Locked => Some(store.lock(&digest)?),
+            CacheSharing::Private => match store.try_lock(&digest)? {
+                Some(lock) => Some(lock),
+                None => return Ok(Self { cache, folder: fresh()?, publish_to: None, _lock: None }),
+            },
+        };
+        let kept = store.mount(&digest)?;
+        if !cache.publish_on_success {
+            return Ok(Self { cache, folder: kept, publish_to: None, _lock: lock });
+        }
+        let folder = fresh()?;
+        copy_contents(&kept, &folder)?;
+        Ok(Self { cache, folder, publish_to: Some(kept), _lock: lock })
+    }
+
+    /// The step succeeded: its copy takes the place of what was kept, without what must never leave a step.
+    pub(crate) fn publish(self) -> Result<(), EngineError> {
+        let Some(kept) = &self.publish_to else { return Ok(()) };
+        for name in &self.cache.never_publish {
+            let path = self.folder.join(name);
+            let removed = match fs::symlink_metadata(&path) {
+                Ok(meta) if meta.is_dir() => fs::remove_dir_all(&path),
+                Ok(_) => fs::remove_file(&path),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                Err(error) => Err(error),
+            };
+            removed.map_err(failed("remove", &path))?;
+        }
+        // The old one goes aside first, so that a kill in between loses the cache and never mixes two.
+        let aside = self.folder.with_extension("old");
+        fs::rename(kept, &aside).map_err(failed("replace", kept))?;
+        fs::rename(&self.folder, kept).map_err(failed("replace", kept))?;
+        let _ = fs::remove_dir_all(&aside);
+        Ok(())
+    }
+}
+
+/// Copies files, directories and links with modes and times: what a tool's cache is made of. Anything else is left
+/// behind; a cache may be incomplete.
+fn copy_contents(from: &Path, to: &Path) -> Result<(), EngineError> {
+    for entry in fs::read_dir(from).map_err(failed("read", from))? {
+        let entry = entry.map_err(failed("read", from))?;
+        let (source, target) = (entry.path(), to.join(entry.file_name()));
+        let meta = entry.metadata().map_err(failed("read", &source))?;
+        if meta.is_dir() {
+            fs::create_dir(&target).map_err(failed("create", &target))?;
+            copy_contents(&source, &target)?;
+            fs::set_permissions(&target, meta.permissions()).map_err(failed("create", &target))?;
+        } else if meta.is_file() {
+            fs::copy(&source, &target).map_err(failed("copy", &source))?;
+            set_times(&target, &meta).map_err(failed("copy", &source))?;
+        } else if meta.is_symlink() {
+            let to = fs::read_link(&source).map_err(failed("read", &source))?;
+            std::os::unix::fs::symlink(to, &target).map_err(failed("create", &target))?;
+        }
+    }
+    Ok(())
+}
+
+fn set_times(path: &Path, meta: &fs::Metadata) -> io::Result<()> {
+    let modified = meta.modified()?;
+    let file = fs::File::options().write(true).open(path).or_else(|_| fs::File::open(path))?;
+    file.set_modified(modified)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn next_cache() -> Cache {
+        Cache {
+            id: "next".into(),
+            sharing: CacheSharing::Locked,
+            publish_on_success: true,
+            never_publish: vec![".previewinfo".into(), "fetch-cache".into()],
+            uid: 0,
+            gid: 0,
+            mode: 0o755,
+        }
+    }
+
+    #[test]
+    fn a_failed_step_changes_nothing_and_secrets_never_leave() {
+        let home = tempfile::tempdir().unwrap();
+        let store = Store::open(home.path()).unwrap();
+        let cache = next_cache();
+        let first = CacheInUse::take(&cache, &store).unwrap();
+        fs::create_dir(first.folder.join("webpack")).unwrap();
+        fs::write(first.folder.join("webpack/0.pack"), "good").unwrap();
+        fs::create_dir(first.folder.join("fetch-cache")).unwrap();
+        fs::write(first.folder.join(".previewinfo"), "secret").unwrap();
+        first.publish().unwrap();
+
+        let failing = CacheInUse::take(&cache, &store).unwrap();
+        assert_eq!(fs::read(failing.folder.join("webpack/0.pack")).unwrap(), b"good");
+        assert!(!failing.folder.join(".previewinfo").exists());
+        assert!(!failing.folder.join("fetch-cache").exists());
+        fs::write(failing.folder.join("webpack/0.pack"), "half").unwrap();
+        drop(failing);
+
+        let third = CacheInUse::take(&cache, &store).unwrap();
+        assert_eq!(fs::read(third.folder.join("webpack/0.pack")).unwrap(), b"good");
+    }
+
+    #[test]
+    fn a_private_cache_that_is_taken_is_a_fresh_one() {
+        let home = tempfile::tempdir().unwrap();
+        let store = Store::open(home.path()).unwrap();
+        let cache = Cache { sharing: CacheSharing::Private, publish_on_success: false, ..next_cache() };
+        let first = CacheInUse::take(&cache, &store).unwrap();
+        let second = CacheInUse::take(&cache, &store).unwrap();
+        assert_ne!(first.folder, second.folder);
+    }
+}

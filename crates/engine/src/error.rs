@@ -1,0 +1,234 @@
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+use wbuild_executor::{ExecError, NoIsolation, Status, WithinError};
+use wbuild_graph::DeltaId;
+use wbuild_report::{Diagnostic, Hint};
+use wbuild_store::StoreError;
+use wbuild_tree::{EntryPath, TreeLoadError};
+
+use crate::files::FileError;
+use crate::native::NativeError;
+use crate::trust::BundleError;
+use crate::users::UserError;
+
+/// A step ended with something else than success.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StepFailure {
+    /// The command as a person would write it.
+    pub command: String,
+    /// How it ended.
+    pub status: Status,
+    /// The last lines of its output.
+    pub last_lines: Vec<String>,
+    /// Where all of its output is.
+    pub log: PathBuf,
+    /// What the frontend and the engine know about likely causes.
+    pub hints: Vec<String>,
+}
+
+impl fmt::Display for StepFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}` did not complete successfully: {}", self.command, self.status)
+    }
+}
+
+/// Why the engine could not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// A step failed.
+    #[error("{0}")]
+    Step(Box<StepFailure>),
+    /// A step was stopped.
+    #[error("stopped")]
+    Cancelled,
+    /// The sandbox could not be set up.
+    #[error("the step could not be run")]
+    Exec(#[source] ExecError),
+    /// This machine can run no steps.
+    #[error("this machine cannot run the step")]
+    NoIsolation(#[source] Box<NoIsolation>),
+    /// A helper failed.
+    #[error("cannot {doing}")]
+    Helper {
+        /// What it was to do.
+        doing: &'static str,
+        /// Why it failed.
+        #[source]
+        source: WithinError,
+    },
+    /// The machine could not be probed.
+    #[error("cannot find out what this machine allows")]
+    Probe(#[source] wbuild_executor::ProbeError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A tree.
+    #[error(transparent)]
+    Tree(#[from] TreeLoadError),
+    /// Snapshots.
+    #[error(transparent)]
+    Snapshot(#[from] wbuild_snapshot::SnapshotError),
+    /// A context.
+    #[error(transparent)]
+    Context(#[from] wbuild_context::ContextError),
+    /// A base image.
+    #[error("cannot use the base image")]
+    Layout(#[from] wbuild_image::LayoutError),
+    /// A base image for another machine.
+    #[error("the base image `{reference}` is for {found}, and {wanted} is wanted")]
+    WrongPlatform {
+        /// As written.
+        reference: String,
+        /// What it is for.
+        found: String,
+        /// What is wanted.
+        wanted: String,
+    },
+    /// An image could not be put together.
+    #[error("cannot put the image together")]
+    Assemble(#[from] wbuild_image::AssembleError),
+    /// An image could not be written.
+    #[error("cannot write the image")]
+    Export(#[from] wbuild_image::ExportError),
+    /// A layer could not be written.
+    #[error("cannot write the layer of {name}")]
+    WriteLayer {
+        /// Whose.
+        name: String,
+        /// Why.
+        #[source]
+        source: wbuild_layer::WriteError,
+    },
+    /// The files of a delta are gone: they are made again.
+    #[error("the files of {} are no longer in the store", delta.name())]
+    Lost {
+        /// Whose.
+        delta: DeltaId,
+    },
+    /// A file operation.
+    #[error(transparent)]
+    File(#[from] Box<FileError<Self>>),
+    /// A helper was not understood.
+    #[error("a message between processes of wbuild is malformed")]
+    Message(#[source] serde_json::Error),
+    /// A native operation.
+    #[error(transparent)]
+    Native(#[from] NativeError),
+    /// The user of a step.
+    #[error(transparent)]
+    User(#[from] UserError),
+    /// The CA bundle.
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+    /// The ignore file.
+    #[error(transparent)]
+    IgnoreFile(#[from] wbuild_context::IgnoreFileError),
+    /// A file of the workspace cannot be read.
+    #[error("cannot read the workspace")]
+    Workspace(#[source] Box<wbuild_workspace::WorkspaceError>),
+    /// There is no workspace here.
+    #[error("there is no pnpm-workspace.yaml in `{}` or in any folder above it", start.display())]
+    NoWorkspace {
+        /// Where the search began.
+        start: PathBuf,
+    },
+    /// A context that nobody gave.
+    #[error("there is no context named `{name}`")]
+    UnknownContext {
+        /// Its name.
+        name: String,
+    },
+    /// A base image that is not at hand.
+    #[error("the base image `{reference}` is not at hand")]
+    NoBaseImage {
+        /// As written.
+        reference: String,
+        /// What was given instead.
+        given: Vec<String>,
+    },
+    /// A required secret was not given.
+    #[error("the step needs the secret `{id}`, which was not given")]
+    NoSecret {
+        /// Which.
+        id: String,
+    },
+    /// Two tasks wrote one path.
+    #[error("`{path}` is written by {first} and by {second}, with different bytes")]
+    OutputConflict {
+        /// Where.
+        path: EntryPath,
+        /// One.
+        first: String,
+        /// The other.
+        second: String,
+    },
+    /// Something in the user's files.
+    #[error("{}", first_of(.0))]
+    Diagnostics(Vec<Diagnostic>),
+    /// The operating system refused.
+    #[error("cannot {action} `{}`", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl From<FileError<Self>> for EngineError {
+    fn from(error: FileError<Self>) -> Self {
+        match error {
+            FileError::Resolve(wbuild_tree::ResolveError::Lookup(error)) => error,
+            other => Self::File(Box::new(other)),
+        }
+    }
+}
+
+fn first_of(diagnostics: &[Diagnostic]) -> String {
+    diagnostics.first().map_or_else(|| "the input is wrong".to_owned(), ToString::to_string)
+}
+
+impl Hint for EngineError {
+    fn hints(&self) -> Vec<String> {
+        match self {
+            Self::Step(failure) => failure.hints.clone(),
+            Self::Exec(error) => error.hints(),
+            Self::NoIsolation(error) => error.hints(),
+            Self::Store(error) => error.hints(),
+            Self::Context(error) => error.hints(),
+            Self::Layout(error) => error.hints(),
+            Self::Assemble(error) => error.hints(),
+            Self::Export(error) => error.hints(),
+            Self::Snapshot(error) => error.hints(),
+            Self::User(error) => error.hints(),
+            Self::WriteLayer { source, .. } => source.hints(),
+            Self::Diagnostics(diagnostics) => diagnostics.iter().flat_map(Hint::hints).collect(),
+            Self::NoBaseImage { reference, given } => {
+                let mut hints = vec![format!(
+                    "name a copy of it: --build-context {reference}=oci-layout://DIR (scripts/base-image makes one)"
+                )];
+                hints.extend(
+                    wbuild_report::nearest(reference, given.iter().map(String::as_str))
+                        .into_iter()
+                        .map(|name| format!("--build-context was given for `{name}`")),
+                );
+                hints
+            }
+            Self::IgnoreFile(error) => error.hints(),
+            Self::Workspace(error) => error.hints(),
+            Self::NoWorkspace { .. } => {
+                vec!["run wbuild inside a pnpm workspace, or name it with --directory".to_owned()]
+            }
+            Self::NoSecret { id } => vec![format!("give it with --secret id={id},src=FILE or --secret id={id},env=NAME")],
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+                vec!["make room, or point WBUILD_HOME to a larger disk".to_owned()]
+            }
+            _ => Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! Deltas to layers to an image: each delta above the base image becomes a layer, remembered by content and recipe; the
+//! base image's layers pass through byte for byte.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use wbuild_frontend::Target;
+use wbuild_graph::{DeltaId, Preimage, Snapshot};
+use wbuild_image::{Assembly, BlobFiles, Image, LayerRef, Row, assemble};
+use wbuild_layer::{Contents, Recipe, Times, write_layer};
+use wbuild_oci::{Descriptor, Digest, DiffId, HistoryEntry};
+use wbuild_store::{RecordMeta, Ref, Store};
+use wbuild_tree::Subtree;
+
+use crate::error::EngineError;
+use crate::images::OpenedImage;
+use crate::worker::Engine;
+
+/// Who made a layer, in the history.
+const COMMENT: &str = "wbuild";
+
+/// How an image is made of deltas.
+#[derive(Clone, Debug)]
+pub struct ExportOptions {
+    /// How layers are written.
+    pub recipe: Recipe,
+    /// `created` of the image and its new rows, in seconds since the epoch.
+    pub created: i64,
+    /// Labels added to those of the target.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// One layer of an image that was built.
+#[derive(Clone, Debug, Serialize)]
+pub struct BuiltLayer {
+    /// What made it.
+    pub name: String,
+    /// Its blob.
+    pub digest: Digest,
+    /// Bytes of the blob.
+    pub size: u64,
+    /// Whether it comes from the base image.
+    pub base: bool,
+}
+
+/// An image that was built, its blobs in the store or in the base image's layout.
+#[derive(Debug)]
+pub struct BuiltImage {
+    /// Its documents.
+    pub image: Image,
+    /// Its layers, lowest first.
+    pub layers: Vec<BuiltLayer>,
+    store: Store,
+    base: Option<Arc<OpenedImage>>,
+}
+
+impl BuiltImage {
+    /// Bytes of all layer blobs.
+    pub fn size(&self) -> u64 {
+        self.layers.iter().map(|layer| layer.size).sum()
+    }
+}
+
+impl BlobFiles for BuiltImage {
+    fn blob(&self, digest: &Digest) -> io::Result<PathBuf> {
+        if let Some(base) = &self.base
+            && base.image.layers.iter().any(|layer| layer.descriptor.digest == *digest)
+        {
+            return Ok(base.blob_path(digest));
+        }
+        Ok(self.store.blob_path(digest))
+    }
+}
+
+/// What is remembered of a layer.
+#[derive(Debug, Serialize, Deserialize)]
+struct LayerRecord {
+    descriptor: Descriptor,
+    diff_id: DiffId,
+}
+
+struct StoreBlobs<'a>(&'a Store);
+
+impl Contents for StoreBlobs<'_> {
+    fn open(&self, digest: &Digest, _size: u64) -> io::Result<Box<dyn Read + '_>> {
+        Ok(Box::new(self.0.open_blob(digest).map_err(io::Error::other)?.into_file()))
+    }
+}
+
+impl Engine {
+    /// Makes the image of a solved target.
+    ///
+    /// # Errors
+    /// When a layer cannot be written or the parts contradict each other.
+    pub fn export(
+        &self,
+        target: &Target,
+        snapshot: &Snapshot,
+        options: &ExportOptions,
+    ) -> Result<BuiltImage, EngineError> {
+        let base = target.base_image.as_ref().map(|reference| self.images.open(reference, &self.platform)).transpose()?;
+        let below = base.as_ref().map_or(0, |base| base.image.layers.len());
+        let mut deltas = snapshot.deltas.iter().skip(below);
+        let created = timestamp(options.created);
+        let mut rows = Vec::new();
+        let mut layers: Vec<BuiltLayer> = Vec::new();
+        if let Some(base) = &base {
+            layers.extend(base.image.layers.iter().map(|layer| BuiltLayer {
+                name: "base image".to_owned(),
+                digest: layer.descriptor.digest,
+                size: layer.descriptor.size,
+                base: true,
+            }));
+        }
+        for row in &target.history {
+            let history = HistoryEntry {
+                created: created.clone(),
+                created_by: Some(row.created_by.clone()),
+                comment: Some(COMMENT.to_owned()),
+                ..HistoryEntry::default()
+            };
+            let delta = if row.delta { deltas.next() } else { None };
+            let layer = delta.map(|delta| self.layer_of(delta, &row.created_by, &options.recipe)).transpose()?.flatten();
+            rows.push(match layer {
+                Some(layer) => {
+                    layers.push(BuiltLayer {
+                        name: row.created_by.clone(),
+                        digest: layer.descriptor.digest,
+                        size: layer.descriptor.size,
+                        base: false,
+                    });
+                    Row::Layer { layer, history: Some(history) }
+                }
+                None => Row::Metadata(history),
+            });
+        }
+        let mut config = target.config.clone();
+        config.created = created;
+        config.config.labels.extend(options.labels.clone());
+        if let Some(base) = &base {
+            config.rootfs = base.image.config.rootfs.clone();
+            config.history.clone_from(&base.image.config.history);
+        }
+        let base_layers = base.as_ref().map(|base| base.image.manifest.layers.clone()).unwrap_or_default();
+        let image = assemble(Assembly { config, base: base_layers, rows, annotations: BTreeMap::new() })?;
+        for document in [&image.config, &image.manifest] {
+            self.store.put_bytes(&document.bytes)?;
+        }
+        Ok(BuiltImage { image, layers, store: self.store.clone(), base })
+    }
+
+    /// The layer of a delta, remembered or written; `None` when the delta is empty.
+    fn layer_of(&self, delta: &DeltaId, name: &str, recipe: &Recipe) -> Result<Option<LayerRef>, EngineError> {
+        // A step's delta goes by its tree, too: two steps that wrote the same have the same layer.
+        let tree = match delta {
+            DeltaId::Tree { tree, content } => (*tree, *content, None),
+            other => {
+                let face = self.tree_face(other)?;
+                (face.digest(), face.content(), Some(face))
+            }
+        };
+        let mut preimage = Preimage::new("layer", 1);
+        for (field, value) in recipe.fields() {
+            preimage.text(field, value);
+        }
+        match recipe.times {
+            Times::Fixed(_) => preimage.text("content", tree.1.to_string()),
+            Times::Keep => preimage.text("tree", tree.0.to_string()),
+        }
+        let key = preimage.key();
+        if let Some(record) = self.store.record(&key.0)?
+            && let Ok(known) = serde_json::from_slice::<Option<LayerRecord>>(&record.body)
+        {
+            match known {
+                None => return Ok(None),
+                Some(known) if self.store.has_blob(&known.descriptor.digest)? => {
+                    return Ok(Some(LayerRef { descriptor: known.descriptor, diff_id: known.diff_id }));
+                }
+                Some(_) => {}
+            }
+        }
+        let face = match tree.2 {
+            Some(face) => face,
+            None => self.tree_face(delta)?,
+        };
+        let record = self.write_layer(&face, name, recipe)?;
+        let refs = record.iter().map(|record| Ref::Blob(record.descriptor.digest)).collect();
+        let body = serde_json::to_vec(&record).unwrap_or_default();
+        self.store.replace_record(&key.0, &RecordMeta { refs }, &body)?;
+        Ok(record.map(|record| LayerRef { descriptor: record.descriptor, diff_id: record.diff_id }))
+    }
+
+    fn write_layer(&self, face: &Subtree, name: &str, recipe: &Recipe) -> Result<Option<LayerRecord>, EngineError> {
+        if face.is_empty() {
+            return Ok(None);
+        }
+        let mut blob = self.store.blob_writer()?;
+        let written = write_layer(&self.trees(), &StoreBlobs(&self.store), face, recipe, &mut blob);
+        let layer = written.map_err(|source| EngineError::WriteLayer { name: name.to_owned(), source })?;
+        blob.finish(Some(&layer.digest))?;
+        Ok(Some(LayerRecord { descriptor: layer.descriptor(), diff_id: layer.diff_id }))
+    }
+}
+
+/// RFC 3339, as OCI documents have it.
+fn timestamp(seconds: i64) -> Option<String> {
+    jiff::Timestamp::from_second(seconds).ok().map(|time| time.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_rfc_3339() {
+        assert_eq!(timestamp(1).as_deref(), Some("1970-01-01T00:00:01Z"));
+        assert_eq!(timestamp(1_700_000_000).as_deref(), Some("2023-11-14T22:13:20Z"));
+    }
+}

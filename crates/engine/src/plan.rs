@@ -1,0 +1,183 @@
+//! From a folder to something that can be lowered: the workspace around it, its context, its spec, its project.
+
+use std::path::{Path, PathBuf};
+
+use wbuild_context::{Exclusion, IgnoreRules, ListOptions, Policy};
+use wbuild_frontend::{InferFacts, Project, ProjectSource, SPEC_FILE, Spec};
+use wbuild_oci::Platform;
+use wbuild_report::SourceFile;
+use wbuild_workspace::{
+    EntryKind, Files, Outputs, RelPath, TaskDefinition, TaskId, TurboConfigs, Workspace, WorkspaceError,
+};
+
+use crate::contexts::LocalContext;
+use crate::error::EngineError;
+use crate::step::io_error;
+use crate::worker::Engine;
+
+/// The file that makes a folder the root of a workspace.
+const WORKSPACE_FILE: &str = "pnpm-workspace.yaml";
+
+/// Specs are written by hand.
+const MAX_SPEC_BYTES: u64 = 1 << 20;
+
+/// A workspace read from disk.
+#[derive(Debug)]
+pub struct OpenWorkspace {
+    /// Its root.
+    pub root: PathBuf,
+    /// Its files, as a build sees them.
+    pub context: LocalContext,
+    /// What they say.
+    pub workspace: Workspace,
+}
+
+/// Where the spec comes from.
+#[derive(Clone, Debug)]
+pub enum SpecChoice {
+    /// This file.
+    File(PathBuf),
+    /// `wbuild.toml` of the application or the workspace root, else inferred.
+    Find,
+}
+
+/// The root of the workspace around `start`: the nearest folder with a `pnpm-workspace.yaml`.
+///
+/// # Errors
+/// When there is none up to the root of the file system.
+pub fn find_workspace(start: &Path) -> Result<PathBuf, EngineError> {
+    let start = std::path::absolute(start).map_err(io_error("find", start))?;
+    match start.ancestors().find(|folder| folder.join(WORKSPACE_FILE).is_file()) {
+        Some(root) => Ok(root.to_owned()),
+        None => Err(EngineError::NoWorkspace { start }),
+    }
+}
+
+impl Engine {
+    /// Reads the workspace at `root`.
+    ///
+    /// # Errors
+    /// When its files cannot be read, or are wrong.
+    pub fn open_workspace(&self, root: &Path) -> Result<OpenWorkspace, EngineError> {
+        let options = || Ok::<_, EngineError>(ListOptions::new(Policy::Workspace, IgnoreRules::load(root, None)?));
+        let mut context = self.list_context(root, options()?)?;
+        let workspace = Workspace::read(&context)?;
+        // What tasks write must not be taken for sources (decision 5). Which paths these are is known only now; most
+        // checkouts have none of them.
+        let outputs = declared_outputs(&context, &workspace)?;
+        let built = context.listing().entries().any(|entry| {
+            let path = std::str::from_utf8(entry.path().as_bytes()).ok().and_then(|text| RelPath::new(text).ok());
+            path.is_some_and(|path| outputs.iter().any(|(_, outputs)| outputs.matches(&path)))
+        });
+        if built {
+            let mut options = options()?;
+            for (task, outputs) in outputs {
+                options = options.excluding(Exclusion::new(task, move |path: &[u8], _| {
+                    let path = std::str::from_utf8(path).ok().and_then(|text| RelPath::new(text).ok());
+                    path.is_some_and(|path| outputs.matches(&path))
+                }));
+            }
+            context = self.list_context(root, options)?;
+        }
+        Ok(OpenWorkspace { root: root.to_owned(), context, workspace })
+    }
+}
+
+/// The outputs that any task of any package declares, by task.
+fn declared_outputs(files: &dyn Files, workspace: &Workspace) -> Result<Vec<(String, Outputs)>, WorkspaceError> {
+    let configs = TurboConfigs::read(files, workspace)?;
+    let mut names: Vec<&str> = Vec::new();
+    for config in configs.by_dir.values() {
+        names.extend(config.tasks.keys().map(|task| task.rsplit_once('#').map_or(task.as_str(), |(_, task)| task)));
+    }
+    names.sort_unstable();
+    names.dedup();
+    let mut found = Vec::new();
+    for dir in workspace.packages.keys() {
+        for name in &names {
+            let package = if dir.is_root() { "//" } else { workspace.label(dir) };
+            let id = TaskId { dir: dir.clone(), package: package.to_owned(), task: (*name).to_owned() };
+            let Some(definition) = TaskDefinition::of(&configs, workspace, &id) else { continue };
+            // What is wrong with a pattern is said where the task is planned.
+            let outputs = Outputs::new(dir, &definition.outputs, &mut Vec::new());
+            // The root takes part in a general task only with a definition of its own.
+            let of_root = dir.is_root() && !configs.root().tasks.contains_key(&id.to_string());
+            if !outputs.is_empty() && !of_root {
+                found.push((id.to_string(), outputs));
+            }
+        }
+    }
+    Ok(found)
+}
+
+impl OpenWorkspace {
+    /// The spec of an application: read, or inferred.
+    ///
+    /// # Errors
+    /// When it cannot be read or is wrong, or there is no such application.
+    pub fn spec(&self, choice: &SpecChoice, app: Option<&str>) -> Result<Spec, EngineError> {
+        let path = match choice {
+            SpecChoice::File(path) => Some(path.clone()),
+            SpecChoice::Find => {
+                let dir = self.workspace.app(app).ok().map(|app| self.root.join(app.dir.as_str()));
+                let places = dir.into_iter().chain([self.root.clone()]).map(|dir| dir.join(SPEC_FILE));
+                places.into_iter().find(|path| path.exists())
+            }
+        };
+        let Some(path) = path else {
+            let facts = InferFacts::read(&self.context, &self.workspace, app)?;
+            return wbuild_frontend::infer(&facts).map_err(EngineError::Diagnostics);
+        };
+        let size = std::fs::metadata(&path).map_err(io_error("read", &path))?.len();
+        if size > MAX_SPEC_BYTES {
+            let source = std::io::Error::other(format!("it has {size} bytes; a spec has at most {MAX_SPEC_BYTES}"));
+            return Err(io_error("read", &path)(source));
+        }
+        let text = std::fs::read_to_string(&path).map_err(io_error("read", &path))?;
+        let shown = path.strip_prefix(&self.root).unwrap_or(&path).display().to_string();
+        let mut spec = Spec::parse(&SourceFile::new(shown, text)).map_err(EngineError::Diagnostics)?;
+        if let Some(app) = app {
+            app.clone_into(&mut spec.app);
+        }
+        Ok(spec)
+    }
+
+    /// The application's project: what is installed, which tasks run on which files.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the workspace for this application, at once.
+    pub fn project(&self, spec: &Spec, platform: &Platform) -> Result<Project, EngineError> {
+        let mut listing = Vec::new();
+        list_files(&self.context, &RelPath::root(), &mut listing)?;
+        let name = self.root.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        Ok(Project::read(&ProjectSource {
+            files: &self.context,
+            listing: &listing,
+            workspace: &self.workspace,
+            spec,
+            platform,
+            fallback_name: &name,
+        })?)
+    }
+}
+
+fn list_files(files: &dyn Files, directory: &RelPath, found: &mut Vec<RelPath>) -> Result<(), WorkspaceError> {
+    for entry in files.list(directory)? {
+        // Names with odd characters can be in a layer, but no pattern of a workspace means them.
+        let Ok(path) = directory.join(&entry.name) else { continue };
+        match entry.kind {
+            EntryKind::Directory => list_files(files, &path, found)?,
+            EntryKind::File | EntryKind::Link => found.push(path),
+        }
+    }
+    Ok(())
+}
+
+impl From<WorkspaceError> for EngineError {
+    fn from(error: WorkspaceError) -> Self {
+        match error {
+            WorkspaceError::Invalid(diagnostics) => Self::Diagnostics(diagnostics),
+            read => Self::Workspace(Box::new(read)),
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! One build session: opened, given contexts, asked to solve a definition, asked to write its images.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use wbuild_context::ListOptions;
+use wbuild_frontend::{Definition, Target};
+use wbuild_oci::{ImageConfig, Platform};
+use wbuild_report::{EventSink, VertexId};
+use wbuild_solver::{Cancellation, Solution, SolveError, Solver};
+use wbuild_store::Store;
+
+use crate::contexts::LocalContext;
+use crate::error::EngineError;
+use crate::images::{BaseImages, ImageLocation};
+use crate::secrets::Secrets;
+use crate::step::LogFolder;
+use crate::trust::Trust;
+use crate::worker::{Engine, secrets_asked_for};
+
+/// What a session is opened with.
+#[derive(Debug)]
+pub struct Options {
+    /// The state directory.
+    pub home: PathBuf,
+    /// For which platform.
+    pub platform: Platform,
+    /// Where base images are, by name as written after `FROM`.
+    pub images: BTreeMap<String, ImageLocation>,
+    /// The secrets that were given.
+    pub secrets: Secrets,
+}
+
+/// How to solve.
+#[derive(Debug)]
+pub struct SolveOptions {
+    /// Where to say what happens.
+    pub events: EventSink,
+    /// When to stop.
+    pub cancellation: Cancellation,
+    /// How many steps run at once.
+    pub jobs: usize,
+    /// Reuse nothing.
+    pub no_cache: bool,
+}
+
+impl Engine {
+    /// Opens a session. Reads the machine's CA bundle and proxies from `variable`.
+    ///
+    /// # Errors
+    /// When the state directory cannot be used, or a variable names an unreadable bundle.
+    pub fn open(options: Options, variable: &dyn Fn(&str) -> Option<String>) -> Result<Self, EngineError> {
+        let store = Store::open(&options.home)?;
+        store.workspace()?;
+        let images = Arc::new(BaseImages::new(options.images));
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Ok(Self {
+            store,
+            images,
+            contexts: BTreeMap::new(),
+            secrets: options.secrets,
+            trust: Trust::of_machine(variable)?,
+            platform: options.platform,
+            build_id: format!("{}-{:06}-{}", since.as_secs(), since.subsec_micros(), std::process::id()),
+            logs: LogFolder::default(),
+            machine: OnceLock::new(),
+            undeclared: Mutex::default(),
+        })
+    }
+
+    /// Lists a folder as a context of this session.
+    ///
+    /// # Errors
+    /// When it cannot be listed.
+    pub fn list_context(&self, path: &Path, options: ListOptions) -> Result<LocalContext, EngineError> {
+        LocalContext::open(path, options, &self.store)
+    }
+
+    /// Takes a context in under a name; the main one is `""`.
+    pub fn add_context(&mut self, name: &str, context: LocalContext) {
+        self.contexts.insert(name.to_owned(), context);
+    }
+
+    /// The config of a base image.
+    ///
+    /// # Errors
+    /// When it is not at hand or not what its digests say.
+    pub fn image_config(&self, reference: &str) -> Result<ImageConfig, EngineError> {
+        Ok(self.images.open(reference, &self.platform)?.image.config.clone())
+    }
+
+    /// The secrets that were given.
+    pub fn secrets_given(&self) -> BTreeSet<String> {
+        self.secrets.ids()
+    }
+
+    /// Solves what a target needs; its files are at hand afterwards as far as an export needs them.
+    ///
+    /// # Errors
+    /// The first failure.
+    pub fn solve(
+        self: &Arc<Self>,
+        definition: &Definition,
+        target: &Target,
+        options: &SolveOptions,
+    ) -> Result<Solution, SolveError<EngineError>> {
+        self.solve_vertices(definition, &[target.vertex], &[target.vertex], options)
+    }
+
+    fn solve_vertices(
+        self: &Arc<Self>,
+        definition: &Definition,
+        targets: &[VertexId],
+        demanded: &[VertexId],
+        options: &SolveOptions,
+    ) -> Result<Solution, SolveError<EngineError>> {
+        let asked = secrets_asked_for(&definition.graph);
+        for id in self.secrets.ids().difference(&asked) {
+            let hint = format!("steps ask for: {}", asked.iter().cloned().collect::<Vec<_>>().join(", "));
+            let message = format!("the secret `{id}` was given, but no step asks for it");
+            options.events.warn(None, message, if asked.is_empty() { Vec::new() } else { vec![hint] });
+        }
+        let mut solver = Solver::new(
+            Arc::clone(self),
+            options.events.clone(),
+            options.cancellation.clone(),
+            options.jobs,
+        );
+        if options.no_cache {
+            solver = solver.without_cache();
+        }
+        solver.solve(&Arc::new(definition.graph.clone()), targets, demanded)
+    }
+}

@@ -1,0 +1,269 @@
+//! Runs an `Exec` vertex: turns it into an executor's step, keeps its log, and files what it wrote.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use wbuild_executor as executor;
+use wbuild_executor::{
+    Access, CancelToken, Content, ExecError, Finished, Mount, Privileges, Root, Source, Step, User,
+};
+use wbuild_graph::{Exec, MountKind, NetworkMode, PrivilegeSet};
+use wbuild_report::{Event, EventSink, LogStream, VertexId};
+use wbuild_solver::RunContext;
+use wbuild_store::{Area, Draft};
+use wbuild_tree::EntryPath;
+
+use crate::caches::CacheInUse;
+use crate::error::{EngineError, StepFailure};
+use crate::secrets::Secrets;
+use crate::trust::{BUNDLE_TARGET, Trust};
+use crate::users::ResolvedUser;
+use crate::worker::Engine;
+
+/// Lines that an error repeats.
+const LAST_LINES: usize = 20;
+
+/// What BuildKit gives a step whose image sets no PATH.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Stands in an environment value for the first twenty hex digits of the step's key: an id that changes exactly when
+/// the step's inputs do.
+const INPUT_DIGEST: &str = "{input-digest}";
+
+/// What a step left behind.
+pub(crate) struct Ran {
+    /// Its changes, in the draft of a delta.
+    pub(crate) draft: Draft,
+    /// How it went.
+    pub(crate) finished: Finished,
+}
+
+impl Engine {
+    /// Runs a step on `lowers` (the topmost first) as `user`, and succeeds when the step does.
+    pub(crate) fn run_step(
+        &self,
+        context: &RunContext<'_>,
+        exec: &Exec,
+        lowers: Vec<PathBuf>,
+        user: &ResolvedUser,
+        binds: &BTreeMap<usize, Vec<PathBuf>>,
+    ) -> Result<Ran, EngineError> {
+        let isolation = self.isolation()?;
+        let draft = self.store.draft()?;
+        let mut caches: Vec<CacheInUse<'_>> = Vec::new();
+        let mut mounts: Vec<Mount> = Vec::new();
+        for (index, mount) in exec.mounts.iter().enumerate() {
+            let target = absolute(&mount.target);
+            let kind = match &mount.kind {
+                MountKind::Bind { source, writable, .. } => executor::MountKind::Bind {
+                    source: Source::layers(binds.get(&index).cloned().unwrap_or_default(), absolute(source)),
+                    access: if *writable { Access::Discarded } else { Access::ReadOnly },
+                },
+                MountKind::Cache(cache) => {
+                    let taken = CacheInUse::take(cache, &self.store)?;
+                    let source = Source::host(taken.folder.clone());
+                    caches.push(taken);
+                    executor::MountKind::Bind { source, access: Access::ReadWrite }
+                }
+                MountKind::Tmpfs { size } => {
+                    executor::MountKind::Tmpfs { size: *size, mode: 0o1777, owner: User::default() }
+                }
+                MountKind::Secret { id, mode, uid, gid, required, .. } => match self.secrets.get(id) {
+                    Some(value) => file_mount(value, u32::from(*mode), User::new(*uid, *gid)),
+                    None if *required => return Err(EngineError::NoSecret { id: id.clone() }),
+                    None => continue,
+                },
+                MountKind::Scratchpad { contents, mode } => {
+                    file_mount(contents, u32::from(*mode), User::default())
+                }
+            };
+            mounts.push(Mount { target, kind });
+        }
+        if let Some(bundle) = self.trust.bundle() {
+            mounts.push(Mount { target: BUNDLE_TARGET.into(), kind: file_mount(bundle, 0o444, User::default()) });
+        }
+        let mut step = Step::new(
+            Root::Overlay { lowers, upper: draft.fs(), scratch: draft.work() },
+            exec.argv.iter().map(OsString::from),
+        );
+        step.mounts = mounts;
+        step.env = environment(exec, context, user, &self.secrets, &self.trust)?;
+        step.cwd = absolute(&exec.cwd);
+        step.user = User { uid: user.uid, gid: user.gid, groups: user.groups.clone() };
+        step.network = match exec.network {
+            NetworkMode::Default | NetworkMode::Host => executor::Network::Host,
+            NetworkMode::None => executor::Network::None,
+        };
+        step.privileges = Privileges {
+            no_new_privileges: exec.privileges == PrivilegeSet::Task,
+            ..Privileges::default()
+        };
+        let token = CancelToken::new().map_err(io_error("create a token for", Path::new("the step")))?;
+        let killer = token.clone();
+        let _stopped = context.cancellation.subscribe(move || killer.cancel());
+        let mut log = StepLog::create(self, context.id, &context.vertex.name, context.events)?;
+        let ran = isolation.run(&step, &mut |stream, bytes| log.write(stream, bytes), &token);
+        let log = log.finish();
+        let finished = match ran {
+            Ok(finished) => finished,
+            Err(_) if context.cancellation.is_cancelled() => return Err(EngineError::Cancelled),
+            Err(error) => return Err(refused(error)),
+        };
+        if !finished.status.success() {
+            if context.cancellation.is_cancelled() {
+                return Err(EngineError::Cancelled);
+            }
+            let mut hints = exec.on_failure.clone();
+            hints.extend(self.warnings_so_far());
+            return Err(EngineError::Step(Box::new(StepFailure {
+                command: shown(&exec.argv),
+                status: finished.status,
+                last_lines: log.last_lines,
+                log: log.path,
+                hints,
+            })));
+        }
+        for cache in caches {
+            cache.publish()?;
+        }
+        Ok(Ran { draft, finished })
+    }
+}
+
+fn refused(error: ExecError) -> EngineError {
+    EngineError::Exec(error)
+}
+
+pub(crate) fn io_error(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> EngineError {
+    let path = path.to_owned();
+    move |source| EngineError::Io { action, path, source }
+}
+
+fn absolute(path: &EntryPath) -> PathBuf {
+    Path::new("/").join(path.to_path_buf())
+}
+
+fn file_mount(contents: &[u8], mode: u32, owner: User) -> executor::MountKind {
+    executor::MountKind::File { content: Content(contents.to_vec()), mode, owner }
+}
+
+/// The command as a person would write it: the text of a shell form, quoted words otherwise.
+pub(crate) fn shown(argv: &[String]) -> String {
+    match argv {
+        [shell, flag, text] if shell.ends_with("/sh") && flag == "-c" => text.clone(),
+        argv => argv.join(" "),
+    }
+}
+
+fn environment(
+    exec: &Exec,
+    context: &RunContext<'_>,
+    user: &ResolvedUser,
+    secrets: &Secrets,
+    trust: &Trust,
+) -> Result<Vec<(OsString, OsString)>, EngineError> {
+    let mut variables: BTreeMap<String, OsString> = BTreeMap::new();
+    variables.insert("PATH".to_owned(), DEFAULT_PATH.into());
+    variables.insert("HOME".to_owned(), user.home.clone().into());
+    for (name, value) in trust.variables() {
+        variables.insert(name, value.into());
+    }
+    let input_digest = &context.key.to_string()[..20];
+    for variable in &exec.env {
+        let value = variable.value.replace(INPUT_DIGEST, input_digest);
+        variables.insert(variable.name.clone(), value.into());
+    }
+    for secret in &exec.secret_env {
+        match secrets.get(&secret.id) {
+            Some(value) => {
+                use std::os::unix::ffi::OsStringExt;
+                variables.insert(secret.name.clone(), OsString::from_vec(value.to_vec()));
+            }
+            None if secret.required => return Err(EngineError::NoSecret { id: secret.id.clone() }),
+            None => {}
+        }
+    }
+    Ok(variables.into_iter().map(|(name, value)| (OsString::from(name), value)).collect())
+}
+
+/// A step's output on its way to the log file and the listeners.
+struct StepLog<'a> {
+    id: VertexId,
+    events: &'a EventSink,
+    file: File,
+    path: PathBuf,
+    last: VecDeque<String>,
+    partial: Vec<u8>,
+}
+
+struct KeptLog {
+    path: PathBuf,
+    last_lines: Vec<String>,
+}
+
+impl<'a> StepLog<'a> {
+    fn create(engine: &Engine, id: VertexId, name: &str, events: &'a EventSink) -> Result<Self, EngineError> {
+        let folder = engine.log_folder()?;
+        let slug: String = name
+            .chars()
+            .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' })
+            .take(60)
+            .collect();
+        let path = folder.join(format!("{:03}-{}.log", id.0, slug.trim_matches('-')));
+        let file = File::create(&path).map_err(io_error("create", &path))?;
+        events.send(Event::LogFile { vertex: id, path: path.clone() });
+        Ok(Self { id, events, file, path, last: VecDeque::new(), partial: Vec::new() })
+    }
+
+    fn write(&mut self, stream: LogStream, bytes: &[u8]) {
+        // A full disk must not fail a step that may well succeed; the terminal still gets the output.
+        let _ = self.file.write_all(bytes);
+        self.events.send(Event::Log { vertex: self.id, stream, bytes: bytes.to_vec() });
+        self.partial.extend_from_slice(bytes);
+        while let Some(end) = self.partial.iter().position(|b| *b == b'\n') {
+            let line: Vec<u8> = self.partial.drain(..=end).collect();
+            self.keep(&line);
+        }
+        if self.partial.len() > 1 << 16 {
+            let line = std::mem::take(&mut self.partial);
+            self.keep(&line);
+        }
+    }
+
+    fn keep(&mut self, line: &[u8]) {
+        if self.last.len() == LAST_LINES {
+            self.last.pop_front();
+        }
+        self.last.push_back(String::from_utf8_lossy(line).trim_end().to_owned());
+    }
+
+    fn finish(mut self) -> KeptLog {
+        if !self.partial.is_empty() {
+            let line = std::mem::take(&mut self.partial);
+            self.keep(&line);
+        }
+        KeptLog { path: self.path, last_lines: self.last.into() }
+    }
+}
+
+/// The folder for the logs of one build, made when the first step runs.
+#[derive(Debug, Default)]
+pub(crate) struct LogFolder(Mutex<Option<PathBuf>>);
+
+impl Engine {
+    fn log_folder(&self) -> Result<PathBuf, EngineError> {
+        let mut folder = self.logs.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(folder) = &*folder {
+            return Ok(folder.clone());
+        }
+        let area = self.store.area(Area::Logs)?;
+        let path = area.join(&self.build_id);
+        fs::create_dir_all(&path).map_err(io_error("create", &path))?;
+        *folder = Some(path.clone());
+        Ok(path)
+    }
+}

@@ -1,0 +1,243 @@
+//! The program's process, from its fork to its `exec`: gives up privileges in the one order that works.
+
+use std::ffi::{CString, OsStr};
+use std::fs::File;
+use std::io::Read as _;
+use std::os::fd::AsFd as _;
+use std::os::unix::ffi::{OsStrExt, OsStringExt as _};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+use rustix::process::{Resource as Kernel, Rlimit};
+use rustix::thread::{CapabilitySet, CapabilitySets};
+use serde::{Deserialize, Serialize};
+
+use crate::failure::{Doing, Failure, While as _};
+use crate::helper::null;
+use crate::identity::Identity;
+use crate::ownership::Link;
+use crate::sandbox::resolve;
+use crate::status::NotStarted;
+use crate::step::{Limit, Network, Resource, Step};
+use crate::sys::{self, FilterKind};
+use crate::{seccomp, wire};
+
+/// What keeps a program from running.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Begun {
+    Failed(Failure),
+    NotStarted(NotStarted),
+}
+
+/// As Docker and runc have it when the environment has none.
+const DEFAULT_PATH: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Abstract Unix sockets, and signals, that come from outside the domain.
+const LANDLOCK_SCOPES: u64 = 0b11;
+const LANDLOCK_SCOPES_SINCE: u32 = 6;
+
+/// Becomes the program, or tells why not.
+pub(crate) fn main(step: &Step, identity: Identity, link: Option<Link>, mut init: UnixStream) -> ! {
+    let begun = match prepare(step, identity, link) {
+        Ok(()) => Begun::NotStarted(exec(step)),
+        Err(failure) => Begun::Failed(failure),
+    };
+    let _ = wire::send(&mut init, &begun);
+    sys::exit_now(127)
+}
+
+fn prepare(step: &Step, identity: Identity, link: Option<Link>) -> Result<(), Failure> {
+    rustix::process::setsid().doing(Doing::Fork)?;
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    let null = null().doing(Doing::Open)?;
+    sys::set_standard(0, null.as_fd()).doing(Doing::Open)?;
+    for limit in &step.limits {
+        set_limit(limit).doing(Doing::Limits)?;
+    }
+    enter_directory(&step.cwd).doing_to(Doing::WorkingDirectory, &step.cwd)?;
+    if step.network == Network::Host && sys::landlock_abi().is_ok_and(|abi| abi >= LANDLOCK_SCOPES_SINCE) {
+        sys::landlock_scope(LANDLOCK_SCOPES).doing(Doing::Landlock)?;
+    }
+    let allowed = step.privileges.capabilities.kernel();
+    limit_capabilities(allowed).doing(Doing::Capabilities)?;
+
+    // The ids first, since the filter below may hand such calls to a supervisor; the capabilities are kept over that,
+    // since without `no_new_privs` installing a filter needs one of them.
+    rustix::thread::set_keep_capabilities(true).doing(Doing::Identity)?;
+    become_user(step, identity).doing(Doing::Identity)?;
+    raise_capabilities().doing(Doing::Capabilities)?;
+    if step.privileges.no_new_privileges {
+        rustix::thread::set_no_new_privs(true).doing(Doing::Capabilities)?;
+    }
+    filter(link)?;
+    let kept = if step.user.uid == 0 { allowed } else { CapabilitySet::empty() };
+    set_capabilities(kept).doing(Doing::Capabilities)?;
+
+    sys::reset_signals();
+    sys::close_from_on_exec(3).doing(Doing::Open)
+}
+
+/// Where `cwd` is inside the root: never through `/proc/self/fd` to a directory of the host (CVE-2024-21626).
+fn enter_directory(cwd: &Path) -> Result<(), Errno> {
+    let root =
+        rustix::fs::openat(CWD, "/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY;
+    let directory =
+        resolve::open_with(root.as_fd(), cwd, flags, ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS)?;
+    rustix::process::fchdir(directory)
+}
+
+fn set_limit(limit: &Limit) -> Result<(), Errno> {
+    let resource = match limit.resource {
+        Resource::As => Kernel::As,
+        Resource::Core => Kernel::Core,
+        Resource::Cpu => Kernel::Cpu,
+        Resource::Data => Kernel::Data,
+        Resource::Fsize => Kernel::Fsize,
+        Resource::Locks => Kernel::Locks,
+        Resource::Memlock => Kernel::Memlock,
+        Resource::Msgqueue => Kernel::Msgqueue,
+        Resource::Nice => Kernel::Nice,
+        Resource::Nofile => Kernel::Nofile,
+        Resource::Nproc => Kernel::Nproc,
+        Resource::Rss => Kernel::Rss,
+        Resource::Rtprio => Kernel::Rtprio,
+        Resource::Sigpending => Kernel::Sigpending,
+        Resource::Stack => Kernel::Stack,
+    };
+    rustix::process::setrlimit(resource, Rlimit { current: limit.soft, maximum: limit.hard })
+}
+
+/// Takes everything but `allowed` out of the bounding set, and out of what `exec` could hand on.
+fn limit_capabilities(allowed: CapabilitySet) -> Result<(), Errno> {
+    for bit in 0..64 {
+        let capability = CapabilitySet::from_bits_retain(1 << bit);
+        if allowed.contains(capability) {
+            continue;
+        }
+        match rustix::thread::remove_capability_from_bounding_set(capability) {
+            Ok(()) => {}
+            // Past the last one that this kernel knows.
+            Err(Errno::INVAL) => break,
+            Err(errno) => return Err(errno),
+        }
+    }
+    rustix::thread::clear_ambient_capability_set()
+}
+
+fn become_user(step: &Step, identity: Identity) -> Result<(), Errno> {
+    let gid = |raw| rustix::thread::Gid::from_raw(raw);
+    if identity == Identity::Root {
+        let groups: Vec<_> = step.user.groups.iter().copied().map(gid).collect();
+        rustix::thread::set_thread_groups(&groups)?;
+    }
+    // A namespace of one id maps it to these, so there is nothing to change, and nothing else could be.
+    let (uid, gid) = (rustix::thread::Uid::from_raw(step.user.uid), gid(step.user.gid));
+    rustix::thread::set_thread_res_gid(gid, gid, gid)?;
+    rustix::thread::set_thread_res_uid(uid, uid, uid)
+}
+
+/// Makes everything that is permitted effective: changing from root to somebody else had cleared that.
+fn raise_capabilities() -> Result<(), Errno> {
+    let permitted = rustix::thread::capabilities(None)?.permitted;
+    set_capabilities(permitted)
+}
+
+fn set_capabilities(set: CapabilitySet) -> Result<(), Errno> {
+    let inheritable = CapabilitySet::empty();
+    rustix::thread::set_capabilities(None, CapabilitySets { effective: set, permitted: set, inheritable })
+}
+
+fn filter(link: Option<Link>) -> Result<(), Failure> {
+    if let Some(link) = link {
+        let listener =
+            sys::install_filter(&seccomp::notify(), FilterKind::Listening).doing(Doing::Listener)?;
+        link.hand_over(&listener.ok_or(Errno::BADF).doing(Doing::Listener)?)?;
+    }
+    let allowed = seccomp::allowed().map_err(|_| Errno::INVAL).doing(Doing::Seccomp)?;
+    sys::install_filter(&allowed, FilterKind::Plain).doing(Doing::Seccomp)?;
+    sys::install_filter(&seccomp::newer(), FilterKind::Plain).doing(Doing::Seccomp)?;
+    Ok(())
+}
+
+/// Runs the program. Returns only with the reason why that failed.
+fn exec(step: &Step) -> NotStarted {
+    let name = step.argv.first().map(|word| word.as_bytes()).unwrap_or_default();
+    let c_string = |bytes: Vec<u8>| CString::new(bytes).unwrap_or_default();
+    let argv: Vec<CString> = step.argv.iter().map(|word| c_string(word.as_bytes().to_vec())).collect();
+    let env: Vec<CString> = step
+        .env
+        .iter()
+        .map(|(key, value)| c_string([key.as_bytes(), b"=", value.as_bytes()].concat()))
+        .collect();
+    let mut reason = NotStarted::NotFound { program: PathBuf::from(OsStr::from_bytes(name)) };
+    for candidate in candidates(name, step) {
+        let errno = sys::execve(&c_string(candidate.clone().into_os_string().into_vec()), &argv, &env);
+        match errno {
+            Errno::NOENT | Errno::NOTDIR if !candidate.exists() => {}
+            Errno::NOENT => {
+                let interpreter = interpreter(&candidate).unwrap_or_else(|| PathBuf::from("?"));
+                return NotStarted::NoInterpreter { program: candidate, interpreter };
+            }
+            // As a shell does: go on looking, but remember that something was there.
+            Errno::ACCESS | Errno::NOTDIR => reason = NotStarted::CannotRun { program: candidate, errno },
+            errno => return NotStarted::CannotRun { program: candidate, errno },
+        }
+    }
+    reason
+}
+
+/// Where a program of this name may be, in the order of looking.
+fn candidates(name: &[u8], step: &Step) -> Vec<PathBuf> {
+    if name.is_empty() {
+        return Vec::new();
+    }
+    if name.contains(&b'/') {
+        return vec![PathBuf::from(OsStr::from_bytes(name))];
+    }
+    let path = step
+        .env
+        .iter()
+        .rev()
+        .find(|(key, _)| key == "PATH")
+        .map_or(DEFAULT_PATH, |(_, path)| path.as_bytes());
+    path.split(|byte| *byte == b':')
+        .map(|directory| if directory.is_empty() { b"." } else { directory })
+        .map(|directory| Path::new(OsStr::from_bytes(directory)).join(OsStr::from_bytes(name)))
+        .collect()
+}
+
+/// What the kernel would have started to run `program`: the first word of a `#!` line, or the loader of an ELF file.
+fn interpreter(program: &Path) -> Option<PathBuf> {
+    let mut head = Vec::new();
+    File::open(program).ok()?.take(64 << 10).read_to_end(&mut head).ok()?;
+    let path = match head.strip_prefix(b"#!") {
+        Some(line) => {
+            let line = line.split(|byte| *byte == b'\n').next()?;
+            line.trim_ascii_start().split(|byte| *byte == b' ' || *byte == b'\t').next()?
+        }
+        None => elf_interpreter(&head)?,
+    };
+    Some(PathBuf::from(OsStr::from_bytes(path)))
+}
+
+fn elf_interpreter(file: &[u8]) -> Option<&[u8]> {
+    const PT_INTERP: u32 = 3;
+    let word = |at: usize, size: usize| -> Option<usize> {
+        let mut bytes = [0; 8];
+        bytes[..size].copy_from_slice(file.get(at..at.checked_add(size)?)?);
+        usize::try_from(u64::from_le_bytes(bytes)).ok()
+    };
+    // 64-bit, little-endian: what this program itself can be.
+    file.strip_prefix(b"\x7fELF\x02\x01")?;
+    let (table, entry, count) = (word(32, 8)?, word(54, 2)?, word(56, 2)?);
+    let header = (0..count)
+        .map(|index| table.saturating_add(index.saturating_mul(entry)))
+        .find(|header| word(*header, 4) == Some(PT_INTERP as usize))?;
+    let (start, length) = (word(header + 8, 8)?, word(header + 32, 8)?);
+    let path = file.get(start..start.checked_add(length)?)?;
+    Some(path.split(|byte| *byte == 0).next().unwrap_or(path))
+}

@@ -1,0 +1,115 @@
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use wbuild_executor::{CancelToken, ExecError, Status};
+use wbuild_report::LogStream;
+
+use crate::Verdict::{self, Passed};
+use crate::bed::{Bed, VICTIM};
+
+/// How many processes of the machine run `sleep` for that long.
+fn sleepers(seconds: u32) -> usize {
+    let wanted = format!("sleep\0{seconds}\0");
+    fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .filter(|entry| fs::read(entry.path().join("cmdline")).is_ok_and(|line| line == wanted.as_bytes()))
+        .count()
+}
+
+/// Waits for something that the kernel does in its own time.
+fn eventually(what: impl Fn() -> bool) -> bool {
+    let since = Instant::now();
+    while since.elapsed() < Duration::from_secs(5) {
+        if what() {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    false
+}
+
+pub(super) fn leftovers_die_with_the_step(bed: &Bed) -> Verdict {
+    let since = Instant::now();
+    let ran =
+        bed.sh("sleep 3001 & (setsid sleep 3001 &); (trap '' TERM HUP; sleep 3001) & echo started; exit 0");
+    assert_eq!(ran.out, "started\n");
+    assert!(since.elapsed() < Duration::from_secs(5));
+    assert_eq!(sleepers(3001), 0);
+    Passed
+}
+
+pub(super) fn cancel_kills_everything(bed: &Bed) -> Verdict {
+    let token = CancelToken::new().unwrap();
+    let step =
+        bed.step("trap '' TERM INT HUP; sleep 3002 & (setsid sleep 3002 &); echo started; wait; sleep 3002");
+    let since = Instant::now();
+    let other = token.clone();
+    let mut started = false;
+    let mut output = |_: LogStream, bytes: &[u8]| {
+        assert_eq!(bytes, b"started\n");
+        started = true;
+        let token = other.clone();
+        std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(100));
+            token.cancel();
+        });
+    };
+    let result = bed.isolation.run(&step, &mut output, &token);
+    assert!(matches!(result, Err(ExecError::Cancelled)), "{result:?}");
+    assert!(started && since.elapsed() < Duration::from_secs(5));
+    assert_eq!(sleepers(3002), 0);
+    Passed
+}
+
+pub(super) fn cancelled_before_the_start(bed: &Bed) -> Verdict {
+    let token = CancelToken::new().unwrap();
+    token.cancel();
+    let result = bed.isolation.run(&bed.step("sleep 3003"), &mut |_, _| (), &token);
+    assert!(matches!(result, Err(ExecError::Cancelled)), "{result:?}");
+    assert_eq!(sleepers(3003), 0);
+    Passed
+}
+
+pub(super) fn a_killed_program_leaves_nothing(bed: &Bed) -> Verdict {
+    let top = bed.directory("victim");
+    for name in ["upper", "scratch"] {
+        fs::create_dir(top.join(name)).unwrap();
+    }
+    std::os::unix::fs::symlink(&bed.base, top.join("base")).unwrap();
+    let mut victim =
+        Command::new("/proc/self/exe").arg(VICTIM).arg(&top).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(victim.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "started\n");
+    assert!(eventually(|| sleepers(4711) == 3));
+    victim.kill().unwrap();
+    victim.wait().unwrap();
+    assert!(eventually(|| sleepers(4711) == 0), "{} are left", sleepers(4711));
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    assert!(!mounts.contains(top.to_str().unwrap()));
+    Passed
+}
+
+pub(super) fn many_at_once(bed: &Bed) -> Verdict {
+    let codes: Vec<_> = std::thread::scope(|scope| {
+        let run = |number: i32| move || bed.run(&bed.step(&format!("echo {number}; exit {number}")));
+        let threads: Vec<_> = (0..12).map(|number| scope.spawn(run(number))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    for (number, ran) in codes.iter().enumerate() {
+        assert_eq!(ran.finished.status, Status::Exited(number.try_into().unwrap()));
+        assert_eq!(ran.out, format!("{number}\n"));
+    }
+    Passed
+}
+
+pub(super) fn dropping_a_started_step_kills_it(bed: &Bed) -> Verdict {
+    let running = bed.isolation.start(&bed.step("sleep 3004")).unwrap();
+    assert!(eventually(|| sleepers(3004) == 1));
+    drop(running);
+    assert_eq!(sleepers(3004), 0);
+    Passed
+}

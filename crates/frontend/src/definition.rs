@@ -1,0 +1,86 @@
+use std::collections::BTreeMap;
+
+use wbuild_graph::Graph;
+use wbuild_oci::ImageConfig;
+use wbuild_report::{Diagnostic, Hint, VertexId, nearest};
+
+/// What a frontend hands over: a graph, and what can be made of it.
+#[derive(Clone, Debug)]
+pub struct Definition {
+    /// All operations of all targets.
+    pub graph: Graph,
+    /// By name; `base`, `deps`, `builder`, `runner`, and `dev` when the spec has one.
+    pub targets: BTreeMap<String, Target>,
+    /// The one to build when none is named.
+    pub default_target: String,
+    /// What is probably not as its author believes.
+    pub warnings: Vec<Diagnostic>,
+}
+
+impl Definition {
+    /// The target with a name.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn target(&self, name: &str) -> Result<&Target, UnknownTarget> {
+        self.targets.get(name).ok_or_else(|| UnknownTarget {
+            given: name.to_owned(),
+            all: self.targets.keys().cloned().collect(),
+        })
+    }
+}
+
+/// No target has this name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("there is no target `{}`", given.escape_debug())]
+pub struct UnknownTarget {
+    /// What was asked for.
+    pub given: String,
+    /// What there is.
+    pub all: Vec<String>,
+}
+
+impl Hint for UnknownTarget {
+    fn hints(&self) -> Vec<String> {
+        let near = nearest(&self.given, self.all.iter().map(String::as_str));
+        let mut hints: Vec<String> =
+            near.first().map(|near| format!("did you mean `{near}`?")).into_iter().collect();
+        hints.push(format!("the targets are `{}`", self.all.join("`, `")));
+        hints
+    }
+}
+
+/// Something that becomes an image.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// Its root file system.
+    pub vertex: VertexId,
+    /// The image it stands on, as written: its layers and history come first. `None` is `scratch`.
+    pub base_image: Option<String>,
+    /// Platform and execution parameters, those of the base image already merged in. Without layers, history and time.
+    pub config: ImageConfig,
+    /// The rows above the base image's, in stack order. The rows with a delta are as many as the deltas that the
+    /// vertex has above the base image.
+    pub history: Vec<HistoryRow>,
+}
+
+/// One row of an image's history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HistoryRow {
+    /// What made it.
+    pub created_by: String,
+    /// Whether the next delta belongs to it. A row whose delta turns out to be empty becomes an `empty_layer`.
+    pub delta: bool,
+}
+
+impl HistoryRow {
+    /// A row with a delta.
+    pub(crate) fn delta(created_by: impl Into<String>) -> Self {
+        Self { created_by: created_by.into(), delta: true }
+    }
+
+    /// A row that only says something about the configuration.
+    pub(crate) fn metadata(created_by: impl Into<String>) -> Self {
+        Self { created_by: created_by.into(), delta: false }
+    }
+}

@@ -1,0 +1,140 @@
+mod globs;
+mod read;
+
+use wbuild_report::Diagnostic;
+use wbuild_tree::EntryPath;
+
+pub use read::ProjectSource;
+
+/// What lowering has to know of a workspace and one application in it. Paths are relative to the workspace root.
+#[derive(Clone, Debug, Default)]
+pub struct Project {
+    /// The name of the root package, or of its folder's: tells this workspace's steps and caches from others'.
+    pub root: String,
+    /// The application.
+    pub app: App,
+    /// The version of pnpm that is pinned.
+    pub pnpm: Option<String>,
+    /// The install of the closure.
+    pub install: Install,
+    /// The tasks to run, each after those it depends on. Tasks without a command pass through.
+    pub tasks: Vec<Task>,
+    /// All files of the closure's packages, and the root files that belong to them: what a person needs to go on by
+    /// hand.
+    pub sources: Vec<EntryPath>,
+    /// The folders of the closure's other packages, without the root.
+    pub packages: Vec<EntryPath>,
+    /// Packages of the lockfile that the target's C library cannot load.
+    pub foreign: Vec<ForeignPackage>,
+    /// What is probably not as its author believes.
+    pub warnings: Vec<Diagnostic>,
+}
+
+impl Project {
+    /// The major of the pinned pnpm; 10 when none is.
+    pub(crate) fn pnpm_major(&self) -> u32 {
+        self.pnpm.as_deref().and_then(|version| version.split('.').next()?.parse().ok()).unwrap_or(10)
+    }
+}
+
+/// The application.
+#[derive(Clone, Debug, Default)]
+pub struct App {
+    /// Its package name.
+    pub name: String,
+    /// Its folder.
+    pub dir: EntryPath,
+    /// What is known of it as a Next.js application; `None` when it is none.
+    pub next: Option<Next>,
+}
+
+/// A Next.js application.
+#[derive(Clone, Debug, Default)]
+pub struct Next {
+    /// The version in the lockfile.
+    pub version: String,
+    /// Where it writes, relative to the application: `.next`.
+    pub dist: EntryPath,
+    /// The files of `public` in the context.
+    pub public: Vec<EntryPath>,
+    /// The folder below `standalone` that holds `server.js`: the application's path from the tracing root.
+    pub server: EntryPath,
+}
+
+/// The install of the closure.
+#[derive(Clone, Debug, Default)]
+pub struct Install {
+    /// Files that are made for it.
+    pub files: Vec<InstallFile>,
+    /// Files and folders of the context that it takes as they are.
+    pub verbatim: Vec<EntryPath>,
+    /// Whether a dependency of the closure may run scripts of its own.
+    pub builds: bool,
+    /// The projects' own lifecycle scripts, in the order in which pnpm would run them.
+    pub scripts: Vec<LifecycleScript>,
+}
+
+/// A file made for the install.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InstallFile {
+    /// Where.
+    pub path: EntryPath,
+    /// Its bytes.
+    pub contents: Vec<u8>,
+    /// Whether it can be run.
+    pub executable: bool,
+}
+
+/// A lifecycle script of a workspace package.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LifecycleScript {
+    /// The package.
+    pub package: String,
+    /// Its folder.
+    pub dir: EntryPath,
+    /// Which script: `postinstall`.
+    pub event: String,
+    /// What the step may see of the context.
+    pub inputs: Vec<EntryPath>,
+}
+
+/// One task of the task graph.
+#[derive(Clone, Debug, Default)]
+pub struct Task {
+    /// As turbo writes it: `web#build`, `//#content`.
+    pub id: String,
+    /// The package's folder.
+    pub dir: EntryPath,
+    /// The script's name, when the package has it.
+    pub script: Option<String>,
+    /// Positions of the tasks that come before it.
+    pub depends_on: Vec<usize>,
+    /// All files of the context that it sees (decision 2).
+    pub inputs: Vec<EntryPath>,
+    /// Files of the context that lie near but that it does not see: named when it fails.
+    pub near_misses: Vec<EntryPath>,
+    /// What it writes.
+    pub outputs: Outputs,
+    /// Names, with `*`, whose values are in the key: its `env` and the workspace's `globalEnv`. `!` takes away.
+    pub env: Vec<String>,
+    /// Names, with `*`, of which only the name is in the key.
+    pub pass_through: Vec<String>,
+}
+
+/// The outputs of a task, as globs relative to the workspace root.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outputs {
+    /// These.
+    pub include: Vec<String>,
+    /// But not these.
+    pub exclude: Vec<String>,
+}
+
+/// A package for another C library.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ForeignPackage {
+    /// Its name.
+    pub name: String,
+    /// Its folder in `node_modules/.pnpm`.
+    pub folder: String,
+}

@@ -1,0 +1,377 @@
+use std::fmt::Write as _;
+
+use wbuild_frontend::Definition;
+use wbuild_graph::{Capture, FileAction, MountKind, Op, Source, Vertex};
+use wbuild_report::Hint as _;
+
+use crate::example::{Example, path, shown};
+
+/// One line a vertex, with what decides about its result.
+fn dump(definition: &Definition) -> String {
+    let mut out = String::new();
+    for (id, vertex) in definition.graph.iter() {
+        let inputs: Vec<String> = vertex.inputs.iter().map(|input| input.0.to_string()).collect();
+        let minor = if vertex.minor { "  " } else { "* " };
+        let _ =
+            writeln!(out, "{minor}{} [{}] {} = {}", id.0, inputs.join(" "), vertex.name, operation(vertex));
+    }
+    for (name, target) in &definition.targets {
+        let _ = writeln!(
+            out,
+            "\n{name}: {} on {}",
+            target.vertex.0,
+            target.base_image.as_deref().unwrap_or("scratch")
+        );
+        for row in &target.history {
+            let _ = writeln!(out, "  {} {}", if row.delta { "+" } else { " " }, row.created_by);
+        }
+    }
+    out
+}
+
+fn list<T: ToString>(items: &[T]) -> String {
+    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+}
+
+fn operation(vertex: &Vertex) -> String {
+    match &vertex.op {
+        Op::Source(Source::Scratch) => "scratch".to_owned(),
+        Op::Source(Source::Image { reference }) => format!("image {reference}"),
+        Op::Source(Source::Local { paths, .. }) => {
+            format!("context {}", paths.as_deref().map_or("all".to_owned(), list))
+        }
+        Op::Exec(exec) => {
+            let capture = match &exec.capture {
+                Capture::All => "all".to_owned(),
+                Capture::Outputs { include, exclude, .. } => {
+                    format!("{} without {}", list(include), list(exclude))
+                }
+            };
+            let env: Vec<String> =
+                exec.env.iter().map(|one| format!("{}={} ({:?})", one.name, one.value, one.in_key)).collect();
+            let mounts: Vec<String> = exec
+                .mounts
+                .iter()
+                .map(|mount| match &mount.kind {
+                    MountKind::Cache(cache) => format!("cache `{}` at {}", cache.id, mount.target),
+                    MountKind::Secret { id, version, .. } => {
+                        format!("secret {id}/{version:?} at {}", mount.target)
+                    }
+                    other => format!("{other:?}"),
+                })
+                .collect();
+            let secrets: Vec<String> = exec
+                .secret_env
+                .iter()
+                .map(|one| format!("{}={}/{:?}", one.name, one.id, one.version))
+                .collect();
+            format!(
+                "exec {:?} in {}\n      captures {capture}\n      env {}\n      mounts {}\n      secrets {}",
+                exec.argv,
+                exec.cwd,
+                env.join(", "),
+                mounts.join(", "),
+                secrets.join(", ")
+            )
+        }
+        Op::File(file) => list(&file.actions.iter().map(action).collect::<Vec<_>>()),
+        Op::Merge => "merge".to_owned(),
+        Op::Diff => "diff".to_owned(),
+        Op::AddUser(add) => format!("user {}:{} {}:{}", add.user, add.uid, add.group, add.gid),
+        Op::Partition(partition) => {
+            let parts: Vec<String> = partition
+                .parts
+                .iter()
+                .map(|part| format!("{}({})", part.name, list(&part.include)))
+                .collect();
+            format!("partition {} {}", parts.join(" "), partition.rest)
+        }
+        Op::Select(select) => format!("without {}", list(&select.exclude)),
+        Op::Assert(assert) => format!(
+            "assert {}{}",
+            list(&assert.exists.keys().collect::<Vec<_>>()),
+            assert
+                .no_dangling_links
+                .as_ref()
+                .map(|below| format!("no dangling links in {below}"))
+                .unwrap_or_default()
+        ),
+    }
+}
+
+fn action(action: &FileAction) -> String {
+    match action {
+        FileAction::Copy(copy) => format!(
+            "copy({}:{} to {} {:?})",
+            copy.input,
+            copy.source,
+            copy.target,
+            copy.owner.map(|o| (o.uid, o.gid))
+        ),
+        FileAction::Mkdir { path, .. } => format!("mkdir({path})"),
+        FileAction::Mkfile { path, contents, mode, .. } => {
+            format!("mkfile({path} {} {mode:o})", if contents.is_empty() { "empty" } else { "with contents" })
+        }
+        other => format!("{other:?}"),
+    }
+}
+
+/// The vertices by name, as they would be serialised: what a key is made of, and more.
+fn ops(definition: &Definition, prefix: &str) -> Vec<String> {
+    let found = definition.graph.iter().filter(|(_, vertex)| vertex.name.starts_with(prefix));
+    found.map(|(_, vertex)| serde_json::to_string(&vertex.op).unwrap()).collect()
+}
+
+fn all(definition: &Definition) -> String {
+    serde_json::to_string(&definition.graph).unwrap()
+}
+
+fn lowered(example: &Example) -> Definition {
+    example.lower().unwrap_or_else(|errors| panic!("{}", shown(&errors)))
+}
+
+#[test]
+fn the_example() {
+    let definition = lowered(&Example::new());
+    assert_eq!(shown(&definition.warnings), "");
+    insta::assert_snapshot!(dump(&definition));
+}
+
+#[test]
+fn the_runner_has_the_configuration_of_the_dockerfile() {
+    let definition = lowered(&Example::new());
+    let config = serde_json::to_string_pretty(&definition.target("runner").unwrap().config).unwrap();
+    insta::assert_snapshot!(config);
+    let dev = serde_json::to_string_pretty(&definition.target("dev").unwrap().config).unwrap();
+    insta::assert_snapshot!("dev_config", dev);
+}
+
+#[test]
+fn lowering_is_deterministic() {
+    let backwards = Example { backwards: true, ..Example::new() };
+    assert_eq!(all(&lowered(&Example::new())), all(&lowered(&Example::new())));
+    assert_eq!(all(&lowered(&Example::new())), all(&lowered(&backwards)));
+}
+
+#[test]
+fn every_identity_is_used_once() {
+    let definition = lowered(&Example::new());
+    let mut identities: Vec<&str> =
+        definition.graph.iter().map(|(_, vertex)| vertex.identity.as_str()).collect();
+    let count = identities.len();
+    identities.sort_unstable();
+    identities.dedup();
+    assert_eq!(identities.len(), count);
+    assert!(identities.iter().all(|identity| identity.starts_with("ai-whisperers/web/")));
+}
+
+#[test]
+fn a_script_is_no_reason_to_install() {
+    let before = lowered(&Example::new());
+    for (file, from, to) in [
+        ("apps/web/package.json", "\"dev\": \"next dev\"", "\"dev\": \"next dev --turbo\""),
+        ("packages/database/package.json", "prisma migrate deploy", "prisma migrate reset"),
+        ("package.json", "\"turbo run dev\"", "\"turbo run dev --parallel\""),
+        ("packages/ui/package.json", "\"version\": \"0.0.0\"", "\"version\": \"0.0.1\""),
+    ] {
+        let mut example = Example::new();
+        example.edit(file, from, to);
+        let after = lowered(&example);
+        assert_eq!(ops(&before, "[deps]"), ops(&after, "[deps]"), "{file}");
+        assert_eq!(ops(&before, "[base]"), ops(&after, "[base]"), "{file}");
+    }
+}
+
+#[test]
+fn a_dependency_is_a_reason_to_install() {
+    let before = lowered(&Example::new());
+    let mut example = Example::new();
+    example.edit(
+        "pnpm-workspace.yaml",
+        "onlyBuiltDependencies:\n  - sharp",
+        "onlyBuiltDependencies:\n  - sharp\n  - prisma",
+    );
+    assert_ne!(ops(&before, "[deps]"), ops(&lowered(&example), "[deps]"));
+}
+
+#[test]
+fn packages_outside_of_the_closure_change_nothing() {
+    let before = lowered(&Example::new());
+    let mut example = Example::new();
+    example
+        .files
+        .insert(path("packages/new/package.json"), r#"{"name": "@repo/new", "scripts": {"build": "tsc"}}"#);
+    example.files.insert(path("packages/new/src/index.ts"), "export {}");
+    example.edit("pnpm-lock.yaml", "\n  packages/tsconfig:", "\n  packages/new: {}\n\n  packages/tsconfig:");
+    example.edit("apps/admin/package.json", "tsc --watch", "tsc --watch --pretty");
+    example.files.insert(path("apps/admin/src/more.ts"), "");
+    let after = lowered(&example);
+    assert_eq!(all(&before), all(&after));
+}
+
+#[test]
+fn a_task_sees_its_inputs_and_the_packages_it_reaches() {
+    let definition = lowered(&Example::new());
+    let seen = |name: &str| {
+        let (_, vertex) = definition
+            .graph
+            .iter()
+            .find(|(_, vertex)| vertex.name == format!("[builder] {name} context"))
+            .unwrap();
+        match &vertex.op {
+            Op::Source(Source::Local { paths: Some(paths), .. }) => list(paths),
+            other => panic!("{other:?}"),
+        }
+    };
+    insta::assert_snapshot!(seen("//#content"), @"/content/01-how-models-learn.md /content/02-prompting.md /content/03-agents.md /package.json /scripts/compile-content.js /tsconfig.base.json /turbo.json");
+    insta::assert_snapshot!(seen("@repo/database#generate"), @"/packages/database/package.json /packages/database/prisma/schema.prisma /packages/database/prisma.config.ts /packages/database/tsconfig.json /packages/tsconfig/library.json /packages/tsconfig/nextjs.json /packages/tsconfig/node.json /packages/tsconfig/package.json /packages/tsconfig/react-library.json /tsconfig.base.json");
+    insta::assert_snapshot!(seen("web#build"), @"/apps/web/next.config.ts /apps/web/package.json /apps/web/public/logo.svg /apps/web/public/robots.txt /apps/web/src/app/api/cover/[slug]/route.ts /apps/web/src/app/api/health/route.ts /apps/web/src/app/api/leads/route.ts /apps/web/src/app/courses/[slug]/page.tsx /apps/web/src/app/globals.css /apps/web/src/app/layout.tsx /apps/web/src/app/page.tsx /apps/web/src/lib/courses.ts /apps/web/src/lib/leads.ts /apps/web/tsconfig.json /packages/database/package.json /packages/database/prisma/schema.prisma /packages/database/prisma.config.ts /packages/database/src/index.ts /packages/database/tsconfig.json /packages/tsconfig/library.json /packages/tsconfig/nextjs.json /packages/tsconfig/node.json /packages/tsconfig/package.json /packages/tsconfig/react-library.json /packages/ui/package.json /packages/ui/src/course-card.tsx /packages/ui/src/footer.tsx /packages/ui/src/index.ts /packages/ui/tsconfig.json /tsconfig.base.json");
+}
+
+#[test]
+fn arguments_reach_the_tasks_that_declare_them() {
+    let env = |definition: &Definition, task: &str, name: &str| {
+        let (_, vertex) =
+            definition.graph.iter().find(|(_, vertex)| vertex.name == format!("[builder] {task}")).unwrap();
+        let Op::Exec(exec) = &vertex.op else { panic!("{task} runs something") };
+        exec.env.iter().find(|one| one.name == name).map(|one| format!("{} {:?}", one.value, one.in_key))
+    };
+    let mut example = Example::new();
+    example.build_args.insert("DATABASE_URL".into(), "postgresql://x".into());
+    example.build_args.insert("NEXT_PUBLIC_SITE".into(), "https://x".into());
+    example.build_args.insert("PRISMA_SCHEMA_ENGINE_BINARY".into(), "/bin/true".into());
+    example.build_args.insert("DATABSE_URL".into(), "typo".into());
+    let definition = lowered(&example);
+    assert_eq!(env(&definition, "web#build", "DATABASE_URL").as_deref(), Some("postgresql://x Hashed"));
+    assert_eq!(env(&definition, "web#build", "NEXT_PUBLIC_SITE").as_deref(), Some("https://x Hashed"));
+    assert_eq!(env(&definition, "@repo/database#generate", "DATABASE_URL"), None);
+    assert_eq!(
+        env(&definition, "@repo/database#generate", "PRISMA_SCHEMA_ENGINE_BINARY").as_deref(),
+        Some("/bin/true NameOnly")
+    );
+    assert_eq!(env(&definition, "//#content", "NODE_ENV").as_deref(), Some("production Shown"));
+    assert_eq!(env(&definition, "web#build", "WBUILD_BUILD_ID").as_deref(), Some("{input-digest} NameOnly"));
+    assert_eq!(env(&definition, "//#content", "WBUILD_BUILD_ID"), None);
+    insta::assert_snapshot!(shown(&definition.warnings), @"
+    wbuild.toml: no task declares `DATABSE_URL`, so none sees it
+      hint: add `DATABSE_URL` to `env` of the task in turbo.json
+      hint: did you mean `DATABASE_URL`?
+    ");
+}
+
+#[test]
+fn two_versions_of_pnpm_are_one_too_many() {
+    let mut example = Example::new();
+    example.edit_spec("pnpm@10.18.2", "pnpm@10.20.0");
+    insta::assert_snapshot!(shown(&lowered(&example).warnings), @r#"
+    wbuild.toml:12:3: the toolchain has pnpm 10.20.0, but `packageManager` in package.json pins 10.18.2
+      `"npm install -g turbo@2.11.11 pnpm@10.20.0"`: another version
+      hint: write `pnpm@10.18.2` here, or change the pin
+    "#);
+    example.edit_spec("pnpm@10.20.0", "pnpm@10");
+    assert_eq!(shown(&lowered(&example).warnings), "");
+}
+
+#[test]
+fn lifecycle_scripts_run_after_the_install() {
+    let mut example = Example::new();
+    example.edit(
+        "packages/ui/package.json",
+        "\"typecheck\": \"tsc\"",
+        "\"postinstall\": \"node setup.js\", \"typecheck\": \"tsc\"",
+    );
+    example.edit(
+        "package.json",
+        "\"content\":",
+        "\"prepare\": \"node scripts/compile-content.js\", \"content\":",
+    );
+    let definition = lowered(&example);
+    let (_, run) =
+        definition.graph.iter().find(|(_, vertex)| vertex.identity.ends_with("lifecycle/run")).unwrap();
+    let Op::Exec(exec) = &run.op else { panic!("it runs something") };
+    insta::assert_snapshot!(format!("{}\n{}", run.name, exec.argv[2]), @"
+    [builder] prepare of ai-whisperers, postinstall of @repo/ui
+    cd '/app'
+    pnpm run 'prepare'
+    cd '/app/packages/ui'
+    pnpm run 'postinstall'
+    ");
+    let (_, context) =
+        definition.graph.iter().find(|(_, vertex)| vertex.identity.ends_with("lifecycle/context")).unwrap();
+    insta::assert_snapshot!(operation(context), @"context /package.json /packages/ui/package.json /packages/ui/src/course-card.tsx /packages/ui/src/footer.tsx /packages/ui/src/index.ts /packages/ui/tsconfig.json /scripts/compile-content.js");
+    // Deltas and rows stay as many as each other.
+    let rows = definition.target("builder").unwrap().history.iter().filter(|row| row.delta).count();
+    assert_eq!(rows, 1 + 2 + 2 + 1 + 1 + 3);
+}
+
+#[test]
+fn noise_can_be_left_in() {
+    let mut example = Example::new();
+    example.spec.push_str("\n[normalise]\npnpm-state = false\nnext-build-id = false\nnext-trace = false\n");
+    let text = all(&lowered(&example));
+    for absent in ["prunedAt", "WBUILD_BUILD_ID\",\"value", ".next/trace"] {
+        assert!(!text.contains(absent), "{absent}");
+        assert!(all(&lowered(&Example::new())).contains(absent), "{absent}");
+    }
+}
+
+#[test]
+fn layers_can_be_left_together() {
+    let mut example = Example::new();
+    example.edit_spec(
+        "cmd = [\"node\", \"apps/web/server.js\"]",
+        "cmd = [\"node\", \"apps/web/server.js\"]\nlayers = [\"modules\"]",
+    );
+    let definition = lowered(&example);
+    let rows: Vec<&str> = definition
+        .target("runner")
+        .unwrap()
+        .history
+        .iter()
+        .filter(|row| row.delta)
+        .map(|row| row.created_by.as_str())
+        .collect();
+    assert_eq!(rows[1..], ["COPY modules to /app", "COPY application to /app"]);
+}
+
+#[test]
+fn errors_of_what_does_not_fit() {
+    let mut out = String::new();
+    let mut case = |name: &str, change: &dyn Fn(&mut Example)| {
+        let mut example = Example::new();
+        change(&mut example);
+        let errors = example.lower().map(|_| ()).expect_err(name);
+        let _ = writeln!(out, "--- {name}\n{}", shown(&errors));
+    };
+    case("an application that does not exist", &|example| {
+        example.edit_spec("app = \"web\"", "app = \"wep\"");
+    });
+    case("not a Next.js application", &|example| example.edit_spec("app = \"web\"", "app = \"@repo/ui\""));
+    case("a task that does not exist", &|example| example.edit_spec("task = \"build\"", "task = \"biuld\""));
+    case("a task without a script", &|example| example.edit_spec("task = \"build\"", "task = \"generate\""));
+    case("a required secret", &|example| {
+        example.edit_spec(
+            "env = \"NEXT_SERVER_ACTIONS_ENCRYPTION_KEY\"",
+            "env = \"NEXT_SERVER_ACTIONS_ENCRYPTION_KEY\"\nrequired = true",
+        );
+    });
+    case("an image that was not found", &|example| example.images.clear());
+    case("an image for another platform", &|example| {
+        example.images.values_mut().for_each(|image| image.architecture = "arm64".into());
+    });
+    case("no standalone output", &|example| {
+        example.files.insert(path("apps/web/next.config.ts"), "export default { reactStrictMode: true };\n");
+    });
+    insta::assert_snapshot!(out);
+}
+
+#[test]
+fn unknown_targets_are_guessed() {
+    let definition = lowered(&Example::new());
+    let error = definition.target("runer").unwrap_err();
+    assert_eq!(error.to_string(), "there is no target `runer`");
+    assert_eq!(
+        error.hints(),
+        ["did you mean `runner`?", "the targets are `base`, `builder`, `deps`, `dev`, `runner`"]
+    );
+}

@@ -1,0 +1,153 @@
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+
+use wbuild_oci::{Descriptor, Digest, Index, Reference, to_canonical_json};
+use wbuild_report::Hint;
+
+use crate::assemble::{DocumentBlob, Image};
+
+/// The file every layout begins with (OCI image-spec, image-layout.md).
+pub(crate) const LAYOUT_FILE: &str = "oci-layout";
+
+/// Its only content.
+pub(crate) const LAYOUT_VERSION: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
+
+/// The file that says what is in a layout.
+pub(crate) const INDEX_FILE: &str = "index.json";
+
+/// The tag of an entry of an index.
+pub(crate) const ANNOTATION_TAG: &str = "org.opencontainers.image.ref.name";
+
+/// The full name of an entry; containerd's and Docker's.
+pub(crate) const ANNOTATION_NAME: &str = "io.containerd.image.name";
+
+/// Where the blobs of layers are.
+pub trait BlobFiles {
+    /// The file that holds a blob. It is never written to again, and has mode 0444, else it is copied where a link
+    /// would do.
+    ///
+    /// # Errors
+    /// When there is none.
+    fn blob(&self, digest: &Digest) -> io::Result<PathBuf>;
+}
+
+/// What a layout or archive is to hold.
+#[derive(Clone, Debug)]
+pub struct Export {
+    /// What the names stand for: a manifest, or an index of several.
+    pub root: Descriptor,
+    /// Every config, manifest and index, by digest.
+    pub(crate) documents: BTreeMap<Digest, Vec<u8>>,
+    /// Every layer, by digest.
+    pub(crate) layers: BTreeMap<Digest, Descriptor>,
+    /// For `docker load`: config and layers of each image.
+    pub(crate) images: Vec<(Digest, Vec<Digest>)>,
+    /// Its names; each is an entry of the index. Without any there is one nameless entry.
+    pub names: Vec<Reference>,
+}
+
+impl Export {
+    /// One image.
+    pub fn image(image: &Image, names: Vec<Reference>) -> Self {
+        Self::new(image.manifest.descriptor.clone(), std::slice::from_ref(image), names)
+    }
+
+    /// Images of several platforms, and the index over them.
+    pub fn index(index: &DocumentBlob, images: &[Image], names: Vec<Reference>) -> Self {
+        let mut export = Self::new(index.descriptor.clone(), images, names);
+        export.documents.insert(index.descriptor.digest, index.bytes.clone());
+        export
+    }
+
+    fn new(root: Descriptor, images: &[Image], names: Vec<Reference>) -> Self {
+        let mut documents = BTreeMap::new();
+        let mut layers = BTreeMap::new();
+        for image in images {
+            for document in [&image.config, &image.manifest] {
+                documents.insert(document.descriptor.digest, document.bytes.clone());
+            }
+            layers.extend(image.layers.iter().map(|layer| (layer.digest, layer.clone())));
+        }
+        let images = images
+            .iter()
+            .map(|image| {
+                let layers = image.layers.iter().map(|layer| layer.digest).collect();
+                (image.config.descriptor.digest, layers)
+            })
+            .collect();
+        Self { root, documents, layers, images, names }
+    }
+
+    /// The bytes of `index.json`.
+    pub(crate) fn index_json(&self) -> Result<Vec<u8>, ExportError> {
+        let named = |name: &Reference| {
+            let mut entry = self.root.clone();
+            entry.annotations.insert(ANNOTATION_NAME.to_owned(), name.to_string());
+            if let Some(tag) = &name.tag {
+                entry.annotations.insert(ANNOTATION_TAG.to_owned(), tag.clone());
+            }
+            entry
+        };
+        let mut manifests: Vec<Descriptor> = self.names.iter().map(named).collect();
+        if manifests.is_empty() {
+            manifests.push(self.root.clone());
+        }
+        to_canonical_json(&Index::new(manifests)).map_err(ExportError::Json)
+    }
+}
+
+/// Why an image could not be exported.
+#[derive(Debug, thiserror::Error)]
+pub enum ExportError {
+    /// Something else is there already.
+    #[error("`{}` is not empty and is no OCI layout: {why}", folder.display())]
+    Occupied {
+        /// Where the layout should go.
+        folder: PathBuf,
+        /// How that is known.
+        why: String,
+    },
+    /// A blob of the image is not where it should be.
+    #[error("cannot read the layer blob {digest}")]
+    Blob {
+        /// Which.
+        digest: Digest,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The output could not be written.
+    #[error("cannot {what} `{}`", path.display())]
+    Write {
+        /// What was tried.
+        what: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The archive could not be written.
+    #[error("cannot write the archive")]
+    Archive(#[source] io::Error),
+    /// `docker load` takes one platform only.
+    #[error("a docker archive holds one platform, but the image has {platforms}")]
+    SeveralPlatforms {
+        /// How many.
+        platforms: usize,
+    },
+    /// A document could not be written as JSON.
+    #[error("cannot write a document as JSON")]
+    Json(#[source] serde_json::Error),
+}
+
+impl Hint for ExportError {
+    fn hints(&self) -> Vec<String> {
+        match self {
+            Self::Occupied { .. } => vec!["choose another folder, or remove what is in it".to_owned()],
+            Self::SeveralPlatforms { .. } => vec!["use `type=oci`, or build one platform".to_owned()],
+            _ => Vec::new(),
+        }
+    }
+}

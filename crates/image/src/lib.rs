@@ -1,0 +1,28 @@
+//! Images as documents, and documents as files.
+//!
+//! - [`assemble`] makes a config and a manifest from a base image, new layers and history; [`assemble_index`] puts
+//!   several platforms together. Pure: the same input gives the same bytes.
+//! - [`write_layout`] keeps a folder as an OCI image layout, [`write_archive`] writes one as a tar, for `docker load` too.
+//! - [`OciLayout`] reads base images from a layout, and believes nothing whose digest it has not checked.
+//!
+//! Guarantees: layers of a base image pass byte for byte. A layout can be read at every moment while it is written over,
+//! and holds afterwards what its index names and nothing else. No blob is given out before its size and digest were
+//! compared, documents before they are parsed, layers while they are read.
+//!
+//! Not here: making layers (`layer`), registries (`registry`), and where blobs are kept (`store`).
+
+mod archive;
+mod assemble;
+mod export;
+mod layout;
+mod open;
+mod verified;
+
+pub use archive::{ArchiveFormat, write_archive, write_archive_file};
+pub use assemble::{
+    AssembleError, Assembly, DocumentBlob, Image, LayerRef, Row, assemble, assemble_index, oci_layer_type,
+};
+pub use export::{BlobFiles, Export, ExportError};
+pub use layout::{LayoutChanges, write_layout};
+pub use open::{BaseImage, LayoutError, OciLayout, Select};
+pub use verified::{BlobMismatch, VerifiedReader};

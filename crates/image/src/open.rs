@@ -1,0 +1,412 @@
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
+use wbuild_oci::{
+    Descriptor, Digest, Document, DocumentError, ImageConfig, Index, MAX_DOCUMENT_BYTES, Manifest, Platform,
+    media,
+};
+use wbuild_report::{Hint, nearest};
+
+use crate::assemble::LayerRef;
+use crate::export::{ANNOTATION_NAME, ANNOTATION_TAG, INDEX_FILE, LAYOUT_FILE};
+use crate::verified::VerifiedReader;
+
+/// Indexes can name indexes; deeper than this is a trap.
+const MAX_INDEX_DEPTH: usize = 8;
+
+/// Which image of a layout.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Select {
+    /// The one with this tag (`org.opencontainers.image.ref.name`), or with this full name.
+    Tag(String),
+    /// The one with this digest of a manifest or index, whether `index.json` names it or not.
+    Digest(Digest),
+    /// The only one there is.
+    Only,
+}
+
+/// An image that can be built upon.
+#[derive(Clone, Debug)]
+pub struct BaseImage {
+    /// Names the manifest.
+    pub descriptor: Descriptor,
+    /// The manifest.
+    pub manifest: Manifest,
+    /// The config.
+    pub config: ImageConfig,
+    /// The layers, lowest first.
+    pub layers: Vec<LayerRef>,
+}
+
+/// Why an image could not be read from a layout.
+#[derive(Debug, thiserror::Error)]
+pub enum LayoutError {
+    /// No layout at all.
+    #[error("`{}` is no OCI layout: {why}", file.display())]
+    NoLayout {
+        /// The file that is missing or wrong.
+        file: PathBuf,
+        /// In which way.
+        why: String,
+    },
+    /// A file of the layout cannot be read, or is not what its name says.
+    #[error("cannot read `{}`", file.display())]
+    Read {
+        /// Which.
+        file: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A manifest or index that is none.
+    #[error("`{}` is not usable", file.display())]
+    Document {
+        /// Which.
+        file: PathBuf,
+        /// Why.
+        #[source]
+        source: DocumentError,
+    },
+    /// A descriptor says something else about a document than the document itself (CVE-2021-41190).
+    #[error("{digest} is referred to as `{}`, but is {actual}", stated.escape_debug())]
+    MediaType {
+        /// Which.
+        digest: Digest,
+        /// The descriptor's media type.
+        stated: String,
+        /// What it is.
+        actual: &'static str,
+    },
+    /// A config that is none.
+    #[error("the image config {digest} is not usable")]
+    Config {
+        /// Which.
+        digest: Digest,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// Something else than an image: a chart, a signature.
+    #[error("{digest} is no image: its config is `{}`", media_type.escape_debug())]
+    NoImage {
+        /// The manifest.
+        digest: Digest,
+        /// Its config's media type.
+        media_type: String,
+    },
+    /// Manifest and config disagree.
+    #[error("the image {digest} has {layers} layers, but its config lists {diff_ids}")]
+    Layers {
+        /// The manifest.
+        digest: Digest,
+        /// In the manifest.
+        layers: usize,
+        /// In the config.
+        diff_ids: usize,
+    },
+    /// No such tag.
+    #[error("`{}` has no image with the tag `{}`", folder.display(), tag.escape_debug())]
+    NoTag {
+        /// The layout.
+        folder: PathBuf,
+        /// What was asked for.
+        tag: String,
+        /// What there is.
+        tags: Vec<String>,
+    },
+    /// Several images could be meant.
+    #[error("`{}` has {count} images that could be meant", folder.display())]
+    Ambiguous {
+        /// The layout.
+        folder: PathBuf,
+        /// How many.
+        count: usize,
+        /// Their tags.
+        tags: Vec<String>,
+    },
+    /// Nothing in it.
+    #[error("`{}` has no image", folder.display())]
+    Empty {
+        /// The layout.
+        folder: PathBuf,
+    },
+    /// Not for this platform.
+    #[error("the image {digest} has no manifest for {wanted}; it has {}", list(available))]
+    Platform {
+        /// The index.
+        digest: Digest,
+        /// What was asked for.
+        wanted: Box<Platform>,
+        /// What there is.
+        available: Vec<Platform>,
+    },
+    /// Indexes in indexes in indexes.
+    #[error("the index {digest} lies in more than {MAX_INDEX_DEPTH} others")]
+    TooDeep {
+        /// Which.
+        digest: Digest,
+    },
+}
+
+fn list(platforms: &[Platform]) -> String {
+    match platforms.is_empty() {
+        true => "none".to_owned(),
+        false => platforms.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+    }
+}
+
+impl Hint for LayoutError {
+    fn hints(&self) -> Vec<String> {
+        let quoted = |tags: &[&str]| tags.iter().map(|tag| format!("`{tag}`")).collect::<Vec<_>>().join(", ");
+        match self {
+            Self::NoTag { tag, tags, .. } => {
+                let near = nearest(tag, tags.iter().map(String::as_str));
+                let all: Vec<&str> = tags.iter().map(String::as_str).take(10).collect();
+                match (near.is_empty(), all.is_empty()) {
+                    (false, _) => vec![format!("did you mean {}?", quoted(&near))],
+                    (true, false) => vec![format!("there is {}", quoted(&all))],
+                    (true, true) => vec!["none of its images has a tag; leave the tag away".to_owned()],
+                }
+            }
+            Self::Ambiguous { tags, .. } if !tags.is_empty() => {
+                let all: Vec<&str> = tags.iter().map(String::as_str).take(10).collect();
+                vec![format!("name one by its tag: {}", quoted(&all))]
+            }
+            Self::Ambiguous { .. } => vec!["name one by its digest".to_owned()],
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// An OCI image layout, read-only.
+#[derive(Clone, Debug)]
+pub struct OciLayout {
+    folder: PathBuf,
+    index: Index,
+}
+
+impl OciLayout {
+    /// Reads the index of the layout in `folder`.
+    ///
+    /// # Errors
+    /// When it is no layout, or its index is unusable.
+    pub fn open(folder: &Path) -> Result<Self, LayoutError> {
+        check_version(&folder.join(LAYOUT_FILE))?;
+        let file = folder.join(INDEX_FILE);
+        let bytes = read_small(&file, MAX_DOCUMENT_BYTES)?;
+        match Document::parse(&bytes) {
+            Ok(Document::Index(index)) => Ok(Self { folder: folder.to_owned(), index }),
+            Ok(Document::Manifest(_)) => {
+                Err(LayoutError::NoLayout { file, why: "it is a manifest".to_owned() })
+            }
+            Err(source) => Err(LayoutError::Document { file, source }),
+        }
+    }
+
+    /// The tags of the images, or their full names where they have no tag.
+    pub fn tags(&self) -> Vec<String> {
+        let name = |entry: &Descriptor| {
+            entry.annotations.get(ANNOTATION_TAG).or_else(|| entry.annotations.get(ANNOTATION_NAME)).cloned()
+        };
+        let mut tags: Vec<String> = self.index.manifests.iter().filter_map(name).collect();
+        tags.sort();
+        tags.dedup();
+        tags
+    }
+
+    /// Reads manifest and config of an image; where there is one for each platform, that for `platform`. An image that
+    /// stands alone is taken as it is: whether its config says another platform is for the caller to judge.
+    ///
+    /// # Errors
+    /// When there is no such image, it could be understood in two ways, or any of its documents is missing, damaged or
+    /// unusable.
+    pub fn image(&self, select: &Select, platform: &Platform) -> Result<BaseImage, LayoutError> {
+        let entry = self.select(select, platform)?;
+        self.resolve(entry, platform, 0)
+    }
+
+    /// Opens a blob of an image; it is verified while it is read.
+    ///
+    /// # Errors
+    /// When it is not there, or not even a file.
+    pub fn open_blob(&self, descriptor: &Descriptor) -> Result<VerifiedReader<File>, LayoutError> {
+        let file = open_regular(&self.blob_path(&descriptor.digest))?;
+        Ok(VerifiedReader::new(file, descriptor.digest, descriptor.size))
+    }
+
+    /// Where a blob is; it may be missing or damaged.
+    pub fn blob_path(&self, digest: &Digest) -> PathBuf {
+        self.folder.join("blobs").join("sha256").join(digest.hex())
+    }
+
+    fn select(&self, select: &Select, platform: &Platform) -> Result<Descriptor, LayoutError> {
+        let mut found: Vec<&Descriptor> = match select {
+            Select::Digest(digest) => {
+                if let Some(entry) = self.index.manifests.iter().find(|entry| entry.digest == *digest) {
+                    return Ok(entry.clone());
+                }
+                let file = self.blob_path(digest);
+                let size =
+                    std::fs::metadata(&file).map_err(|source| LayoutError::Read { file, source })?.len();
+                // What it is, it says itself.
+                return Ok(Descriptor::new("", *digest, size));
+            }
+            Select::Tag(tag) => self.index.manifests.iter().filter(|entry| is_named(entry, tag)).collect(),
+            Select::Only => self.index.manifests.iter().collect(),
+        };
+        let fits =
+            |entry: &&Descriptor| entry.platform.as_ref().is_none_or(|found| found.satisfies(platform));
+        if found.len() > 1 && found.iter().any(fits) {
+            found.retain(fits);
+        }
+        found.sort_by_key(|entry| entry.digest);
+        found.dedup_by_key(|entry| entry.digest);
+        let folder = self.folder.clone();
+        match (&found[..], select) {
+            ([entry], _) => Ok((*entry).clone()),
+            ([], Select::Tag(tag)) => Err(LayoutError::NoTag { folder, tag: tag.clone(), tags: self.tags() }),
+            ([], _) => Err(LayoutError::Empty { folder }),
+            (several, _) => Err(LayoutError::Ambiguous { folder, count: several.len(), tags: self.tags() }),
+        }
+    }
+
+    fn resolve(
+        &self,
+        descriptor: Descriptor,
+        platform: &Platform,
+        depth: usize,
+    ) -> Result<BaseImage, LayoutError> {
+        if depth > MAX_INDEX_DEPTH {
+            return Err(LayoutError::TooDeep { digest: descriptor.digest });
+        }
+        let bytes = self.read_document(&descriptor)?;
+        let file = || self.blob_path(&descriptor.digest);
+        let document =
+            Document::parse(&bytes).map_err(|source| LayoutError::Document { file: file(), source })?;
+        let (kinds, actual) = match &document {
+            Document::Index(_) => ([media::INDEX, media::DOCKER_INDEX], "an index"),
+            Document::Manifest(_) => ([media::MANIFEST, media::DOCKER_MANIFEST], "a manifest"),
+        };
+        let stated = descriptor.media_type.as_str();
+        if !stated.is_empty() && !kinds.contains(&stated) {
+            return Err(LayoutError::MediaType {
+                digest: descriptor.digest,
+                stated: stated.to_owned(),
+                actual,
+            });
+        }
+        match document {
+            Document::Index(index) => {
+                let next = choose(&descriptor.digest, index, platform)?;
+                self.resolve(next, platform, depth + 1)
+            }
+            Document::Manifest(manifest) => self.load(descriptor, manifest),
+        }
+    }
+
+    fn load(&self, descriptor: Descriptor, manifest: Manifest) -> Result<BaseImage, LayoutError> {
+        let digest = descriptor.digest;
+        let media_type = manifest.config.media_type.clone();
+        if ![media::CONFIG, media::DOCKER_CONFIG].contains(&media_type.as_str()) {
+            return Err(LayoutError::NoImage { digest, media_type });
+        }
+        let bytes = self.read_document(&manifest.config)?;
+        let config: ImageConfig = serde_json::from_slice(&bytes)
+            .map_err(|source| LayoutError::Config { digest: manifest.config.digest, source })?;
+        let diff_ids = &config.rootfs.diff_ids;
+        if diff_ids.len() != manifest.layers.len() {
+            let (layers, diff_ids) = (manifest.layers.len(), diff_ids.len());
+            return Err(LayoutError::Layers { digest, layers, diff_ids });
+        }
+        let layers = manifest
+            .layers
+            .iter()
+            .zip(diff_ids)
+            .map(|(descriptor, diff_id)| LayerRef { descriptor: descriptor.clone(), diff_id: *diff_id })
+            .collect();
+        Ok(BaseImage { descriptor, manifest, config, layers })
+    }
+
+    fn read_document(&self, descriptor: &Descriptor) -> Result<Vec<u8>, LayoutError> {
+        let file = self.blob_path(&descriptor.digest);
+        if descriptor.size > MAX_DOCUMENT_BYTES {
+            let source = DocumentError::TooLarge { size: descriptor.size };
+            return Err(LayoutError::Document { file, source });
+        }
+        self.open_blob(descriptor)?.into_bytes().map_err(|source| LayoutError::Read { file, source })
+    }
+}
+
+fn is_named(entry: &Descriptor, name: &str) -> bool {
+    let is = |key| entry.annotations.get(key).is_some_and(|found| found == name);
+    is(ANNOTATION_TAG) || is(ANNOTATION_NAME)
+}
+
+/// The manifest for a platform: the first that fits, as containerd does.
+fn choose(digest: &Digest, index: Index, wanted: &Platform) -> Result<Descriptor, LayoutError> {
+    // Attestations stand beside images, for the platform `unknown/unknown`.
+    let real = |entry: &Descriptor| !entry.annotations.contains_key("vnd.docker.reference.type");
+    let mut entries: Vec<Descriptor> = index.manifests.into_iter().filter(real).collect();
+    let fits =
+        |entry: &Descriptor| entry.platform.as_ref().is_some_and(|platform| platform.satisfies(wanted));
+    if let Some(at) = entries.iter().position(fits) {
+        return Ok(entries.swap_remove(at));
+    }
+    match &entries[..] {
+        // An index around one image that does not say what it is for.
+        [only] if only.platform.is_none() => Ok(only.clone()),
+        _ => {
+            let available = entries.into_iter().filter_map(|entry| entry.platform).collect();
+            Err(LayoutError::Platform { digest: *digest, wanted: Box::new(wanted.clone()), available })
+        }
+    }
+}
+
+/// Checks that a file is the mark of a layout of a known version.
+pub(crate) fn check_version(file: &Path) -> Result<(), LayoutError> {
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Version {
+        image_layout_version: String,
+    }
+    let no_layout = |why: String| LayoutError::NoLayout { file: file.to_owned(), why };
+    let bytes = match read_small(file, 4096) {
+        Err(LayoutError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            return Err(no_layout("there is no such file".to_owned()));
+        }
+        other => other?,
+    };
+    let version: Version = serde_json::from_slice(&bytes).map_err(|error| no_layout(error.to_string()))?;
+    match version.image_layout_version.as_str() {
+        "1.0.0" => Ok(()),
+        other => {
+            Err(no_layout(format!("it has the version `{}`; only 1.0.0 is supported", other.escape_debug())))
+        }
+    }
+}
+
+/// Opens a file of the layout, and nothing that only looks like one: opening a pipe would wait for ever.
+fn open_regular(path: &Path) -> Result<File, LayoutError> {
+    let failed = |source| LayoutError::Read { file: path.to_owned(), source };
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::open(path, flags, Mode::empty()).map_err(|e| failed(e.into()))?);
+    match file.metadata().map_err(failed)?.is_file() {
+        true => Ok(file),
+        false => Err(failed(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"))),
+    }
+}
+
+fn read_small(path: &Path, limit: u64) -> Result<Vec<u8>, LayoutError> {
+    let failed = |source| LayoutError::Read { file: path.to_owned(), source };
+    let mut bytes = Vec::new();
+    open_regular(path)?.take(limit + 1).read_to_end(&mut bytes).map_err(failed)?;
+    match bytes.len() as u64 > limit {
+        true => Err(failed(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            format!("it has more than {limit} bytes"),
+        ))),
+        false => Ok(bytes),
+    }
+}

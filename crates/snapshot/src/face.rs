@@ -1,0 +1,223 @@
+use std::io::Read;
+use std::os::fd::AsFd;
+
+use rustix::fs::{CWD, Mode, OFlags, openat};
+use serde::{Deserialize, Serialize};
+use wbuild_graph::{DeltaId, Key};
+use wbuild_layer::{Expected, Owners, UnpackOptions, unpack};
+use wbuild_oci::{DiffId, Digest};
+use wbuild_store::{DeltaFolder, DeltaName, Draft, RecordMeta, Ref, Store};
+use wbuild_tree::{Entry, EntryPath, Lookup, Meta, TreeDigest};
+
+use crate::error::{At, SnapshotError};
+use crate::folders::{READ, open_below};
+use crate::materialise::{Disk, Mtimes};
+use crate::pool::describe;
+use crate::view::View;
+
+/// What is hashed with a delta's name to find its tree face.
+const TREE_FACE: &str = "wbuild-tree-face-1\n";
+
+/// The tree face of a delta, with what a tree cannot say about a layer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TreeFace {
+    /// The tree; it may have whiteouts and opaque directories.
+    pub tree: TreeDigest,
+    /// It hides everything below it.
+    #[serde(default)]
+    pub opaque_root: bool,
+    /// Directories that only entries below them imply: they have the metadata that they have in the deltas below, if they
+    /// are there.
+    #[serde(default)]
+    pub implied: Vec<EntryPath>,
+}
+
+impl TreeFace {
+    /// That of a plain tree.
+    pub const fn of(tree: TreeDigest) -> Self {
+        Self { tree, opaque_root: false, implied: Vec::new() }
+    }
+}
+
+/// The name of a delta's disk face in the store. Faces that differ in how they are on disk have different names.
+pub fn face_name(delta: &DeltaId, disk: Disk) -> DeltaName {
+    let mut name = delta.name();
+    if matches!(delta, DeltaId::Tree { .. }) && disk.mtimes == Mtimes::FromContent {
+        name.push_str("-content");
+    }
+    if !matches!(delta, DeltaId::Exec(_)) && disk.owners == Owners::Skip {
+        name.push_str("-unowned");
+    }
+    delta_name(&name)
+}
+
+/// Delta ids are made of lower-case letters, dashes and hex digits.
+pub(crate) fn delta_name(text: &str) -> DeltaName {
+    DeltaName::new(text).unwrap_or_else(|error| unreachable!("{error}"))
+}
+
+/// The disk face of a delta, if it is there; counted as used.
+///
+/// # Errors
+/// When the store cannot be read.
+pub fn disk_face(store: &Store, delta: &DeltaId, disk: Disk) -> Result<Option<DeltaFolder>, SnapshotError> {
+    Ok(store.delta(&face_name(delta, disk))?)
+}
+
+/// Publishes the upper directory that a step ran in as the disk face of its delta. The first one of a key stays.
+///
+/// # Errors
+/// When it cannot be published.
+pub fn publish_exec(store: &Store, upper: Draft, key: Key) -> Result<DeltaFolder, SnapshotError> {
+    Ok(store.publish_delta(&delta_name(&DeltaId::Exec(key).name()), upper)?)
+}
+
+fn tree_face_key(delta: &DeltaId) -> Digest {
+    Digest::of(format!("{TREE_FACE}{}", delta.name()).as_bytes())
+}
+
+/// The tree face of a delta, if it is known and its tree is there.
+///
+/// # Errors
+/// When the store cannot be read.
+pub fn tree_face(store: &Store, delta: &DeltaId) -> Result<Option<TreeFace>, SnapshotError> {
+    let face = match delta {
+        DeltaId::Tree { tree, .. } => TreeFace::of(*tree),
+        DeltaId::Layer(_) | DeltaId::Exec(_) => {
+            let Some(record) = store.record(&tree_face_key(delta))? else { return Ok(None) };
+            let Ok(face) = serde_json::from_slice::<TreeFace>(&record.body) else { return Ok(None) };
+            face
+        }
+    };
+    Ok(store.has_tree(face.tree)?.then_some(face))
+}
+
+/// Remembers the tree face of a layer or of a step's delta.
+///
+/// # Errors
+/// When that cannot be written.
+pub fn remember_tree_face(store: &Store, delta: &DeltaId, face: &TreeFace) -> Result<(), SnapshotError> {
+    let meta = RecordMeta { refs: vec![Ref::Tree(face.tree)] };
+    let body =
+        serde_json::to_vec(face).map_err(std::io::Error::from).at("encode the tree face of", store.path())?;
+    Ok(store.replace_record(&tree_face_key(delta), &meta, &body)?)
+}
+
+/// Finds a disk face or makes it, one process at a time.
+pub(crate) fn making(
+    store: &Store,
+    name: &DeltaName,
+    make: impl FnOnce() -> Result<DeltaFolder, SnapshotError>,
+) -> Result<DeltaFolder, SnapshotError> {
+    if let Some(folder) = store.delta(name)? {
+        return Ok(folder);
+    }
+    let _alone = store.lock(&Digest::of(format!("wbuild-disk-face-1\n{name}").as_bytes()))?;
+    match store.delta(name)? {
+        Some(folder) => Ok(folder),
+        None => make(),
+    }
+}
+
+/// A layer and how to get at its blob.
+pub struct LayerSource<'a> {
+    /// From the image's config.
+    pub diff_id: DiffId,
+    /// From the manifest.
+    pub blob: Digest,
+    /// Opens the blob, at its beginning.
+    pub open: &'a (dyn Fn() -> std::io::Result<Box<dyn Read + Send>> + Sync),
+}
+
+impl std::fmt::Debug for LayerSource<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "LayerSource({}, {})", self.diff_id, self.blob)
+    }
+}
+
+/// Both faces of a layer.
+#[derive(Clone, Debug)]
+pub struct LayerFace {
+    /// On disk.
+    pub folder: DeltaFolder,
+    /// As a tree. The contents of its files are on disk only: see [`View::bring_contents`].
+    pub tree: TreeFace,
+}
+
+/// Unpacks a layer of a base image, unless both its faces are there. `below` is what it is put on: directories that the
+/// layer only implies get their metadata from there.
+///
+/// # Errors
+/// When the blob is damaged, hostile, or not the expected one, or when the disk fails.
+pub fn unpack_layer(
+    store: &Store,
+    source: &LayerSource<'_>,
+    owners: Owners,
+    below: Option<&View>,
+) -> Result<LayerFace, SnapshotError> {
+    let delta = DeltaId::Layer(source.diff_id);
+    let name = face_name(&delta, Disk { mtimes: Mtimes::Tree, owners });
+    if let (Some(folder), Some(tree)) = (store.delta(&name)?, tree_face(store, &delta)?) {
+        return Ok(LayerFace { folder, tree });
+    }
+    let mut made = None;
+    let folder = making(store, &name, || {
+        let draft = store.draft()?;
+        let path = draft.fs();
+        let blob = (source.open)().at("read the layer", store.path())?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let target = openat(CWD, &path, flags, Mode::empty()).at("open", &path)?;
+        let options = UnpackOptions { owners, ..UnpackOptions::default() };
+        let unpacked = unpack(blob, &expected(source), target.as_fd(), &options)?.layer;
+        if let Some(below) = below {
+            describe_implied(&unpacked.implied, below, target.as_fd(), &path, owners)?;
+        }
+        let tree = store.put_tree(&unpacked.tree)?;
+        let face = TreeFace { tree, opaque_root: unpacked.opaque_root, implied: unpacked.implied };
+        remember_tree_face(store, &delta, &face)?;
+        made = Some(face);
+        Ok(store.publish_delta(&name, draft)?)
+    })?;
+    let tree = match made {
+        Some(tree) => tree,
+        None => match tree_face(store, &delta)? {
+            Some(tree) => tree,
+            None => read_layer(store, source, &delta)?,
+        },
+    };
+    Ok(LayerFace { folder, tree })
+}
+
+fn expected(source: &LayerSource<'_>) -> Expected {
+    Expected { digest: Some(source.blob), diff_id: Some(source.diff_id) }
+}
+
+/// The tree face was lost and the disk face was not.
+fn read_layer(store: &Store, source: &LayerSource<'_>, delta: &DeltaId) -> Result<TreeFace, SnapshotError> {
+    let blob = (source.open)().at("read the layer", store.path())?;
+    let options = wbuild_layer::ReadOptions::default();
+    let read = wbuild_layer::read_tree(blob, &expected(source), &options, &wbuild_layer::DigestOnly)?;
+    let tree = store.put_tree(&read.tree)?;
+    let face = TreeFace { tree, opaque_root: read.opaque_root, implied: read.implied };
+    remember_tree_face(store, delta, &face)?;
+    Ok(face)
+}
+
+/// An overlay takes a directory's metadata from the topmost delta that has it, so what a layer leaves open has to be put
+/// there.
+fn describe_implied(
+    implied: &[EntryPath],
+    below: &View,
+    target: std::os::fd::BorrowedFd<'_>,
+    shown: &std::path::Path,
+    owners: Owners,
+) -> Result<(), SnapshotError> {
+    for path in implied.iter().rev() {
+        let Some(Entry { meta, .. }) = below.entry(path)?.filter(Entry::is_directory) else { continue };
+        let shown = shown.join(path.to_path_buf());
+        let directory = open_below(target, path, READ).at("open", &shown)?;
+        let plain = Meta { xattrs: wbuild_tree::Xattrs::none(), ..meta };
+        describe(directory.as_fd(), &plain, plain.mtime, owners).at("describe", &shown)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,92 @@
+use std::fs;
+use std::io::{Read, Write};
+
+use wbuild_tree::{Directory, Subtree, TreeDigest, TreeLoadError, TreeSource, decode_object, encode_object};
+
+use crate::error::{At, StoreError};
+use crate::sealed::{Kind, MAX_TREE_BYTES};
+use crate::store::Store;
+
+impl Store {
+    /// Stores a tree and every loaded part of it; what is there already is not written again. Parts that are not loaded
+    /// came from the store.
+    ///
+    /// # Errors
+    /// When an object cannot be written.
+    pub fn put_tree(&self, tree: &Subtree) -> Result<TreeDigest, StoreError> {
+        // Parents are found before their children and written after them: a tree that is there is there as a whole.
+        // Presence is asked for each object and not only for the top, so that a part that was lost comes back.
+        let mut pending = vec![tree.clone()];
+        let mut objects = Vec::new();
+        while let Some(subtree) = pending.pop() {
+            let Some(directory) = subtree.loaded() else { continue };
+            let object = encode_object(directory);
+            pending.extend(object.children);
+            objects.push((subtree.digest(), object.bytes));
+        }
+        for (digest, bytes) in objects.iter().rev() {
+            if !self.has_sealed(Kind::Tree, &digest.0)? {
+                self.put_object(*digest, bytes)?;
+            }
+        }
+        if tree.loaded().is_none() && !self.has_tree(tree.digest())? {
+            return Err(TreeLoadError::Missing { tree: tree.digest() }.into());
+        }
+        Ok(tree.digest())
+    }
+
+    fn put_object(&self, digest: TreeDigest, bytes: &[u8]) -> Result<(), StoreError> {
+        let (path, mut file) = self.temporary()?;
+        let published = file
+            .write_all(bytes)
+            .at("write", &path)
+            .and_then(|()| self.publish(Kind::Tree, &digest.0, &path, &file, bytes.len() as u64));
+        if published.is_err() {
+            let _ = fs::remove_file(&path);
+        }
+        published
+    }
+
+    /// Whether the object of a tree is there, as it was published; says nothing about the trees below it.
+    ///
+    /// # Errors
+    /// When that cannot be found out.
+    pub fn has_tree(&self, tree: TreeDigest) -> Result<bool, StoreError> {
+        self.has_sealed(Kind::Tree, &tree.0)
+    }
+
+    /// A stored tree, by its digest.
+    ///
+    /// # Errors
+    /// [`StoreError::is_lost`] when it is not there or was damaged.
+    pub fn tree(&self, tree: TreeDigest) -> Result<Subtree, StoreError> {
+        Ok(Subtree::load(self, tree)?)
+    }
+}
+
+/// Every object is checked against its digest when it is read; a damaged one is dropped.
+impl TreeSource for Store {
+    fn directory(&self, tree: TreeDigest) -> Result<Directory, TreeLoadError> {
+        let (file, size) = self.open_sealed(Kind::Tree, &tree.0).map_err(|error| load_error(tree, error))?;
+        if size > MAX_TREE_BYTES {
+            return Err(TreeLoadError::Damaged { tree, why: "it is larger than any tree" });
+        }
+        let mut bytes = Vec::with_capacity(size as usize);
+        (&file)
+            .take(MAX_TREE_BYTES)
+            .read_to_end(&mut bytes)
+            .map_err(|source| TreeLoadError::Io { tree, source })?;
+        decode_object(tree, &bytes).inspect_err(|_| {
+            let _ = self.drop_damaged(Kind::Tree, &tree.0, &file, "its contents have another digest");
+        })
+    }
+}
+
+fn load_error(tree: TreeDigest, error: StoreError) -> TreeLoadError {
+    match error {
+        StoreError::Missing { .. } => TreeLoadError::Missing { tree },
+        StoreError::Damaged { why, .. } => TreeLoadError::Damaged { tree, why },
+        StoreError::Tree(error) => error,
+        other => TreeLoadError::Io { tree, source: other.into_io() },
+    }
+}

@@ -1,0 +1,318 @@
+use std::sync::Arc;
+
+use wbuild_report::{Diagnostic, SourceFile, Span};
+
+use crate::source::{MAX_CONFIG, read_source};
+use crate::{Files, Manifest, Reference, RelPath, Workspace, WorkspaceError};
+
+/// The names of the configuration, in the order in which Next looks for them.
+const CONFIGS: [&str; 5] =
+    ["next.config.js", "next.config.mjs", "next.config.ts", "next.config.mts", "next.config.cjs"];
+
+/// The environment variable in which wbuild gives the build id.
+pub const BUILD_ID_VARIABLE: &str = "WBUILD_BUILD_ID";
+
+/// What is known of a Next.js application without running it.
+#[derive(Clone, Debug)]
+pub struct NextFacts {
+    /// The configuration file, if there is one.
+    pub config: Option<RelPath>,
+    /// Whether `output: 'standalone'` is set.
+    pub standalone: Finding,
+    /// Whether `outputFileTracingRoot` is set.
+    pub tracing_root: Finding,
+    /// Whether `generateBuildId` is given and reads [`BUILD_ID_VARIABLE`].
+    pub build_id: Finding,
+    /// The version of `next` in the lockfile.
+    pub version: Option<String>,
+    /// What follows for the build: an error when the output is not standalone, warnings about the rest.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+/// What looking at the text of a program can say about what it does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finding {
+    /// It is written there literally.
+    Yes,
+    /// It is not written there, and nothing in the file could bring it in.
+    No,
+    /// It depends on what the program computes or imports.
+    Unknown,
+}
+
+impl NextFacts {
+    /// Reads the configuration of the application `app`.
+    pub fn read(files: &dyn Files, workspace: &Workspace, app: &Manifest) -> Result<Self, WorkspaceError> {
+        let version = version(workspace, &app.dir);
+        for name in CONFIGS {
+            let path = app.dir.child(name);
+            if let Some(file) = read_source(files, &path, MAX_CONFIG)? {
+                let mut facts = Self::of_config(&file, &app.dir);
+                facts.config = Some(path);
+                facts.version = version;
+                return Ok(facts);
+            }
+        }
+        let path = app.dir.child("next.config.mjs");
+        let file = SourceFile::new(path.to_string(), "");
+        let diagnostic = Diagnostic::error(
+            &file,
+            format!("`{}` has no next.config, so it does not build a standalone server", app.label()),
+        )
+        .hint(format!("create `{path}` with `export default {{ output: 'standalone' }};`"));
+        Ok(Self {
+            config: None,
+            standalone: Finding::No,
+            tracing_root: Finding::No,
+            build_id: Finding::No,
+            version,
+            diagnostics: vec![diagnostic],
+        })
+    }
+
+    /// Looks at the text of a configuration of the application in `dir`.
+    pub fn of_config(file: &Arc<SourceFile>, dir: &RelPath) -> Self {
+        let code = without_comments(&file.text);
+        let open = brings_in_more(&code);
+        let absent = if open { Finding::Unknown } else { Finding::No };
+        let (standalone, place) = standalone(&code, absent);
+        let found = |word: &str| if property(&code, word).is_some() { Finding::Yes } else { absent };
+        let tracing_root = found("outputFileTracingRoot");
+        let build_id = match found("generateBuildId") {
+            Finding::Yes if code.contains(BUILD_ID_VARIABLE) => Finding::Yes,
+            // It may read the variable in a function that it imports.
+            Finding::Yes if open => Finding::Unknown,
+            Finding::Yes => Finding::No,
+            other => other,
+        };
+        let mut facts =
+            Self { config: None, standalone, tracing_root, build_id, version: None, diagnostics: Vec::new() };
+        facts.say(file, &code, place, dir);
+        facts
+    }
+
+    fn say(&mut self, file: &Arc<SourceFile>, code: &str, place: Option<Span>, dir: &RelPath) {
+        let object = place.or_else(|| config_object(code)).unwrap_or(Span::new(0, 0));
+        let add = "add the line `output: 'standalone',` to the configuration";
+        match self.standalone {
+            Finding::Yes => {}
+            Finding::No => self.diagnostics.push(
+                Diagnostic::error(file, "the application does not build a standalone server")
+                    .at(object, "`output: 'standalone'` is missing")
+                    .hint(format!("{add} in `{}`", file.name)),
+            ),
+            Finding::Unknown => self.diagnostics.push(
+                Diagnostic::warning(file, "cannot see whether the application builds a standalone server")
+                    .at(object, "depends on what this computes")
+                    .hint(format!("{add}, if it is not set elsewhere")),
+            ),
+        }
+        if self.tracing_root == Finding::No && !dir.is_root() {
+            let up = vec![".."; dir.parts().count()].join("/");
+            self.diagnostics.push(
+                Diagnostic::warning(file, "`outputFileTracingRoot` is not set, so Next guesses which files belong to the server")
+                    .at(object, "not set here")
+                    .hint(format!("set it to the workspace root: `outputFileTracingRoot: path.join(import.meta.dirname, '{up}'),`")),
+            );
+        }
+        if self.build_id == Finding::No {
+            self.diagnostics.push(
+                Diagnostic::warning(file, "the build id is random, so two builds of the same sources differ")
+                    .at(object, "`generateBuildId` is not set from the environment")
+                    .hint(format!("add `generateBuildId: () => process.env.{BUILD_ID_VARIABLE} ?? null,`")),
+            );
+        }
+    }
+}
+
+fn version(workspace: &Workspace, dir: &RelPath) -> Option<String> {
+    let lockfile = &workspace.lockfile;
+    let dependency = lockfile.importer(dir)?.dependencies.iter().find(|d| lockfile.text(d.name) == "next")?;
+    match lockfile.resolve(dependency.name, dependency.version) {
+        Reference::Snapshot(key) => Some(lockfile.version_of(lockfile.find_snapshot(&key)?).to_owned()),
+        Reference::Link(_) => None,
+    }
+}
+
+/// The text with comments replaced by spaces, so that offsets stay. A regular expression with a quote in it can
+/// mislead this; configurations hardly have one.
+fn without_comments(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut quote = None;
+    let mut rest = text;
+    while let Some(c) = rest.chars().next() {
+        let mut taken = c.len_utf8();
+        match (quote, c) {
+            (None, '/') if rest.starts_with("//") || rest.starts_with("/*") => {
+                taken = if rest.starts_with("//") {
+                    rest.find('\n').unwrap_or(rest.len())
+                } else {
+                    rest[2..].find("*/").map_or(rest.len(), |at| at + 4)
+                };
+                out.extend(rest[..taken].bytes().map(|byte| if byte == b'\n' { '\n' } else { ' ' }));
+                rest = &rest[taken..];
+                continue;
+            }
+            (None, '\'' | '"' | '`') => quote = Some(c),
+            (Some(_), '\\') => taken += rest[1..].chars().next().map_or(0, char::len_utf8),
+            // A string does not go over a line's end, a template does.
+            (Some(open), c) if c == open || (c == '\n' && open != '`') => quote = None,
+            _ => {}
+        }
+        out.push_str(&rest[..taken]);
+        rest = &rest[taken..];
+    }
+    out
+}
+
+/// The words of the code with their offsets, those in strings among them.
+fn words(code: &str) -> impl Iterator<Item = (usize, &str)> {
+    let is_word = |c: char| c.is_alphanumeric() || c == '_' || c == '$';
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let start = at + code[at..].find(is_word)?;
+        let length = code[start..].find(|c: char| !is_word(c)).unwrap_or(code.len() - start);
+        at = start + length;
+        Some((start, &code[start..at]))
+    })
+}
+
+/// The place of `name: …`, `'name': …`, `x.name = …`, `name() {…}` or the shorthand `name,`, with the text of what it
+/// is set to.
+fn property<'a>(code: &'a str, name: &str) -> Option<(Span, &'a str)> {
+    words(code).filter(|(_, word)| *word == name).find_map(|(start, word)| {
+        let end = start + word.len();
+        let after = code[end..].trim_start_matches(['\'', '"', ']']).trim_start();
+        let value = match after.chars().next() {
+            Some(':') => &after[1..],
+            // `x.output = …`; a variable of the name says nothing by itself.
+            Some('=') if !after.starts_with("==") && code[..start].ends_with(['.', '\'', '"']) => &after[1..],
+            Some('(' | ',' | '}') => after,
+            _ => return None,
+        };
+        let length = value_length(value);
+        Some((Span::new(start, end), value[..length].trim()))
+    })
+}
+
+/// How far a value goes: to the comma, semicolon or closing bracket at its own level.
+fn value_length(value: &str) -> usize {
+    let mut depth = 0usize;
+    for (at, c) in value.char_indices() {
+        match c {
+            '(' | '[' | '{' => depth += 1,
+            ')' | ']' | '}' if depth == 0 => return at,
+            ')' | ']' | '}' => depth -= 1,
+            ',' | ';' if depth == 0 => return at,
+            _ => {}
+        }
+    }
+    value.len()
+}
+
+fn standalone(code: &str, absent: Finding) -> (Finding, Option<Span>) {
+    let Some((span, value)) = property(code, "output") else { return (absent, None) };
+    let literal = value.trim_end_matches("as const").trim();
+    let finding = match literal {
+        "'standalone'" | "\"standalone\"" | "`standalone`" => Finding::Yes,
+        "'export'" | "\"export\"" | "`export`" | "undefined" => Finding::No,
+        _ => Finding::Unknown,
+    };
+    (finding, Some(span))
+}
+
+/// Whether the configuration takes properties from elsewhere: a spread, or a local module.
+fn brings_in_more(code: &str) -> bool {
+    let local = |quote: &str| code.contains(&format!("{quote}./")) || code.contains(&format!("{quote}../"));
+    let imports = code.contains("import") || code.contains("require");
+    // Without an object in sight, what is exported is a call or a name that an import brings in.
+    let hidden = config_object(code).is_none();
+    code.contains("...") || (imports && (local("'") || local("\"") || local("`"))) || hidden
+}
+
+/// The opening brace of the object that is probably the configuration.
+fn config_object(code: &str) -> Option<Span> {
+    let starts = ["nextConfig", "module.exports", "export default", "config"];
+    starts.iter().find_map(|start| {
+        let at = code.match_indices(start).find_map(|(at, _)| {
+            let after = &code[at + start.len()..];
+            // `const nextConfig: NextConfig = {`, `module.exports = {`, `export default {`.
+            let head: usize = after.find('{')?;
+            let between = &after[..head];
+            let plain = !between.contains([';', '(', ')', '}']) && between.len() < 80;
+            (plain && (between.contains('=') || *start == "export default"))
+                .then_some(at + start.len() + head)
+        })?;
+        Some(Span::new(at, at + 1))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts(text: &str) -> NextFacts {
+        let dir = RelPath::new("apps/web").unwrap();
+        NextFacts::of_config(&SourceFile::new("apps/web/next.config.ts", text), &dir)
+    }
+
+    #[test]
+    fn standalone_is_found_or_not() {
+        use Finding::{No, Unknown, Yes};
+        for (text, expected) in [
+            (
+                "/** @type {x} */\nconst nextConfig = { output: 'standalone' };\nexport default nextConfig;",
+                Yes,
+            ),
+            ("module.exports = {\n  \"output\": \"standalone\", // x\n};", Yes),
+            ("const config: NextConfig = {};\nconfig.output = 'standalone';\nexport default config", Yes),
+            ("export default { output: 'standalone' as const }", Yes),
+            ("export default { // output: 'standalone'\n}", No),
+            ("export default { /* output: 'standalone', */ }", No),
+            ("export default { x: \"// no comment\", output: 'standalone' }", Yes),
+            ("export default { output: 'export' }", No),
+            ("export default { outputFileTracingRoot: x }", No),
+            ("const output = 'standalone';\nexport default { output }", Unknown),
+            ("export default { output: process.env.CI ? 'standalone' : undefined }", Unknown),
+            ("import base from './base.mjs';\nexport default { ...base }", Unknown),
+            ("import make from 'x';\nexport default make()", Unknown),
+            ("", Unknown),
+        ] {
+            assert_eq!(facts(text).standalone, expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn diagnostics_name_the_line_to_add() {
+        let facts = facts(
+            "import path from 'node:path';\n\nconst nextConfig = {\n  reactStrictMode: true,\n};\nexport default nextConfig;\n",
+        );
+        let said: Vec<String> =
+            facts.diagnostics.iter().map(|d| format!("{d}\n  {}", d.hints.join("\n  "))).collect();
+        insta::assert_snapshot!(said.join("\n"), @"
+        apps/web/next.config.ts:3:20: the application does not build a standalone server
+          add the line `output: 'standalone',` to the configuration in `apps/web/next.config.ts`
+        apps/web/next.config.ts:3:20: `outputFileTracingRoot` is not set, so Next guesses which files belong to the server
+          set it to the workspace root: `outputFileTracingRoot: path.join(import.meta.dirname, '../..'),`
+        apps/web/next.config.ts:3:20: the build id is random, so two builds of the same sources differ
+          add `generateBuildId: () => process.env.WBUILD_BUILD_ID ?? null,`
+        ");
+    }
+
+    #[test]
+    fn the_build_id_is_read_from_the_environment() {
+        let text = "export default { output: 'standalone', outputFileTracingRoot: x, generateBuildId: async () => process.env.WBUILD_BUILD_ID ?? null }";
+        let found = facts(text);
+        assert_eq!((found.build_id, found.tracing_root), (Finding::Yes, Finding::Yes));
+        assert!(found.diagnostics.is_empty());
+        assert_eq!(facts("export default { generateBuildId: () => 'x' }").build_id, Finding::No);
+    }
+
+    #[test]
+    fn no_text_makes_it_panic() {
+        for text in ["output", "output:", "output: {", "/*", "'", "`${", "export default {", "ä: output: 'ä"]
+        {
+            facts(text);
+        }
+    }
+}
