@@ -41,10 +41,11 @@ pub fn main() -> ExitCode {
         return fail(&Failure::Failed { error: Box::new(error), hints: Vec::new() });
     }
     let done = match &cli.command {
-        Command::Image(args) => commands::image::run(args, &session),
+        Command::Image(args) => commands::image::run(args, &session).map(|()| ExitCode::SUCCESS),
+        Command::Run(args) => commands::run::run(args, &session),
     };
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(failure) => fail(&failure),
     }
 }

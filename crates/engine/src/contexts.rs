@@ -61,9 +61,16 @@ impl LocalContext {
         Ok(selection)
     }
 
-    /// The tree of what is selected, hashed as far as the stat index does not know it.
-    pub(crate) fn locate(&self, paths: Option<&[EntryPath]>) -> Result<Subtree, EngineError> {
+    /// The tree of what is selected, hashed as far as the stat index does not know it. When not a single fact of it has
+    /// changed since it was hashed, the tree is only looked up.
+    pub(crate) fn locate(&self, paths: Option<&[EntryPath]>, store: &Store) -> Result<Subtree, EngineError> {
         let selection = self.select(paths)?;
+        // An unusable index makes it slower, never wrong.
+        if let Ok(Some(known)) = selection.known_tree(&self.index)
+            && store.has_tree(known)?
+        {
+            return Ok(store.tree(known)?);
+        }
         let hashed = selection.hash(HashOptions { index: Some(&self.index), blobs: None })?;
         let tree = hashed.tree;
         self.located.lock().unwrap_or_else(PoisonError::into_inner).insert(tree.digest(), tree.clone());

@@ -122,6 +122,15 @@ pub enum EngineError {
     /// The CA bundle.
     #[error(transparent)]
     Bundle(#[from] BundleError),
+    /// An image that runs nothing.
+    #[error("the image `{reference}` has neither ENTRYPOINT nor CMD")]
+    NoCommand {
+        /// Which.
+        reference: String,
+    },
+    /// An image that cannot be asked.
+    #[error("the image has no HEALTHCHECK")]
+    NoProbe,
     /// The ignore file.
     #[error(transparent)]
     IgnoreFile(#[from] wbuild_context::IgnoreFileError),
@@ -219,6 +228,8 @@ impl Hint for EngineError {
                 );
                 hints
             }
+            Self::NoCommand { .. } => vec!["give a command behind `--`".to_owned()],
+            Self::NoProbe => vec!["give the runner a healthcheck in the spec, or leave --until-healthy out".to_owned()],
             Self::IgnoreFile(error) => error.hints(),
             Self::Workspace(error) => error.hints(),
             Self::NoWorkspace { .. } => {

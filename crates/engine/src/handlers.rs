@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::path::PathBuf;
 
 use wbuild_executor::{Handler, Owned};
-use wbuild_snapshot::{CollectRequest, Override, collect};
+use wbuild_snapshot::{CollectRequest, Device, Override, collect};
 
 /// To be registered with the executor before anything else happens in `main`.
 pub fn handlers() -> [(&'static str, Handler); 2] {
@@ -34,6 +34,18 @@ fn chain<E: std::error::Error>(error: E) -> String {
 }
 
 /// An owner as the executor recorded it, for the collector.
-pub(crate) fn owner(_owned: &Owned) -> Override {
-    Override::default()
+pub(crate) fn owner(owned: &Owned) -> Override {
+    Override {
+        inode: owned.ino,
+        born: Some(owned.born),
+        uid: owned.uid,
+        gid: owned.gid,
+        mode: None,
+        device: owned.special.map(|special| Device {
+            block: special.block,
+            major: special.major,
+            minor: special.minor,
+        }),
+        capability: owned.capability.clone(),
+    }
 }

@@ -6,9 +6,11 @@
 //! - `step`, `caches`, `secrets`, `trust`, `users`: one process in a root file system.
 //! - `plan`: from a folder to a workspace, a spec and a project.
 //! - `export`: deltas to layers to an image.
+//! - `container`: an image's process and its probe.
 //! - [`handlers`]: what helpers do inside the user namespace of steps.
 
 mod caches;
+mod container;
 mod contexts;
 mod describe;
 mod error;
@@ -25,6 +27,7 @@ mod trust;
 mod users;
 mod worker;
 
+pub use container::{Container, ContainerNetwork, ContainerOptions, Health, Probe};
 pub use contexts::LocalContext;
 pub use error::{EngineError, StepFailure};
 pub use export::{BuiltImage, BuiltLayer, ExportOptions};

@@ -28,7 +28,7 @@ use crate::worker::Engine;
 const LAST_LINES: usize = 20;
 
 /// What BuildKit gives a step whose image sets no PATH.
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(crate) const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Stands in an environment value for the first twenty hex digits of the step's key: an id that changes exactly when
 /// the step's inputs do.

@@ -389,7 +389,7 @@ impl Worker for Engine {
                 Ok(Snapshot { deltas })
             }
             Op::Source(Source::Local { context, paths }) => {
-                let tree = self.context(context)?.locate(paths.as_deref())?;
+                let tree = self.context(context)?.locate(paths.as_deref(), &self.store)?;
                 Ok(Snapshot::of_tree(tree.digest(), tree.content()))
             }
             _ => Ok(Snapshot::default()),

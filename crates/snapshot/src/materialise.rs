@@ -6,15 +6,15 @@ use std::path::Path;
 
 use rayon::prelude::*;
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, Uid, chmodat, chownat, makedev, mkdirat, mknodat, symlinkat,
-    utimensat,
+    AtFlags, FileType, Gid, Mode, OFlags, Uid, chmodat, chownat, linkat, makedev, mkdirat, mknodat,
+    symlinkat, utimensat,
 };
 use rustix::io::Errno;
 use wbuild_graph::DeltaId;
 use wbuild_layer::Owners;
 use wbuild_oci::Digest;
 use wbuild_store::{DeltaFolder, Store};
-use wbuild_tree::{ContentDigest, Entry, EntryPath, LinkId, Meta, Name, Node, Subtree, Time, TreeDigest};
+use wbuild_tree::{ContentDigest, Entry, LinkId, Meta, Name, Node, Subtree, Time, TreeDigest};
 
 use crate::error::{At, SnapshotError};
 use crate::face::{face_name, making};
@@ -90,6 +90,7 @@ fn fill(store: &Store, root: &Subtree, disk: Disk, target: &Path) -> Result<(), 
     let mut finish = vec![Finish { meta: Meta::new(0o755), opaque: false }];
     let mut leaves: Vec<(FolderId, Vec<Leaf>)> = Vec::new();
     let mut groups = Groups::new();
+    let mut followers = Vec::new();
     let mut pending = vec![(FolderId::ROOT, root.clone())];
     while let Some((folder, contents)) = pending.pop() {
         let directory = contents.open(store)?;
@@ -105,7 +106,15 @@ fn fill(store: &Store, root: &Subtree, disk: Disk, target: &Path) -> Result<(), 
                     finish.push(Finish { meta: entry.meta.clone(), opaque: *opaque });
                 }
                 _ => {
-                    let inode = pool_key(&mut groups, entry, disk, &path.join(name));
+                    let inode = inode_of(entry, disk).map(|(inode, link)| (inode.key(), link));
+                    if let Some((inode, Some(link))) = inode {
+                        if let Some(first) = groups.get(&(link, inode)) {
+                            followers.push(Follower { folder, name: name.clone(), first: first.clone() });
+                            continue;
+                        }
+                        groups.insert((link, inode), (folder, name.clone()));
+                    }
+                    let inode = inode.map(|(inode, _)| key_at(&inode, &path.join(name)));
                     here.push(Leaf { name: name.clone(), entry: entry.clone(), inode });
                     if here.len() == CHUNK {
                         leaves.push((folder, std::mem::take(&mut here)));
@@ -123,6 +132,13 @@ fn fill(store: &Store, root: &Subtree, disk: Disk, target: &Path) -> Result<(), 
             make(store, directory.as_fd(), leaf, disk, &|| folders.shown(*folder).join(leaf.name.as_os_str()))
         })
     })?;
+    // Not through the pool, where another process may just have put another inode in the place of the first.
+    followers.par_iter().try_for_each(|Follower { folder, name, first }| {
+        let (from, to) =
+            (folders.descriptor(first.0, OFlags::PATH)?, folders.descriptor(*folder, OFlags::PATH)?);
+        let linked = linkat(&from, first.1.as_bytes(), &to, name.as_bytes(), AtFlags::empty());
+        linked.at_with("link", || folders.shown(*folder).join(name.as_os_str()))
+    })?;
     // From the deepest up, since a mode may lock us out, and anything made in a directory changes its time.
     for (index, finish) in finish.iter().enumerate().rev() {
         let folder = folders.nth(index);
@@ -136,18 +152,14 @@ fn fill(store: &Store, root: &Subtree, disk: Disk, target: &Path) -> Result<(), 
     Ok(())
 }
 
-/// The inodes of hard link groups. Grafted subtrees repeat numbers, so a group is a number and what is in it.
-type Groups = HashMap<(LinkId, Digest), Digest>;
+/// The first name of each hard link group. Grafted subtrees repeat numbers, so a group is a number and what is in it.
+type Groups = HashMap<(LinkId, Digest), (FolderId, Name)>;
 
-/// The pool's key for a regular file. All names of a hard link group have that of the first.
-fn pool_key(groups: &mut Groups, entry: &Entry, disk: Disk, place: &EntryPath) -> Option<Digest> {
-    let (inode, link) = inode_of(entry, disk)?;
-    let inode = inode.key();
-    let key = || key_at(&inode, place);
-    Some(match link {
-        Some(link) => *groups.entry((link, inode)).or_insert_with(key),
-        None => key(),
-    })
+/// Another name of a group, and the first one.
+struct Follower {
+    folder: FolderId,
+    name: Name,
+    first: (FolderId, Name),
 }
 
 fn inode_of(entry: &Entry, disk: Disk) -> Option<(Inode<'_>, Option<LinkId>)> {

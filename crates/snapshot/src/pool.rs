@@ -88,36 +88,50 @@ pub(crate) fn link(
     name: &Name,
 ) -> Result<(), SnapshotError> {
     let path = store.pool_path(key);
+    let mut replace = false;
     for _ in 0..8 {
-        if statat(CWD, &path, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|stat| inode.fits(&stat)) {
-            match linkat(CWD, &path, directory, name.as_bytes(), AtFlags::empty()) {
-                Ok(()) => return Ok(()),
-                // Too many names, or collected a moment ago: another inode takes its place in the pool.
-                Err(Errno::MLINK | Errno::NOENT) => {}
-                Err(error) => return Err(error).at("link", &path),
+        match statat(CWD, &path, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) if inode.fits(&stat) && !replace => {
+                match linkat(CWD, &path, directory, name.as_bytes(), AtFlags::empty()) {
+                    Ok(()) => return Ok(()),
+                    // Collected a moment ago.
+                    Err(Errno::NOENT) => {}
+                    // Too many names: another inode takes its place in the pool.
+                    Err(Errno::MLINK) => replace = true,
+                    Err(error) => return Err(error).at("link", &path),
+                }
             }
+            // Damaged.
+            Ok(_) => replace = true,
+            Err(Errno::NOENT) => {}
+            Err(error) => return Err(error).at("read", &path),
         }
-        make(store, inode, &path)?;
+        make(store, inode, &path, replace)?;
+        replace = false;
     }
     Err(Errno::BUSY).at("link", &path)
 }
 
-fn make(store: &Store, inode: &Inode<'_>, path: &Path) -> Result<(), SnapshotError> {
+fn make(store: &Store, inode: &Inode<'_>, path: &Path, replace: bool) -> Result<(), SnapshotError> {
     let temporary = store.workspace()?.fresh("inode");
-    let result = fill(store, inode, &temporary).and_then(|()| place(&temporary, path));
-    if result.is_err() {
-        let _ = fs::remove_file(&temporary);
-    }
+    let result = fill(store, inode, &temporary).and_then(|()| place(&temporary, path, replace));
+    // A link leaves it behind, too.
+    let _ = fs::remove_file(&temporary);
     result
 }
 
-fn place(temporary: &Path, path: &Path) -> Result<(), SnapshotError> {
-    let mut result = fs::rename(temporary, path);
+fn place(temporary: &Path, path: &Path, replace: bool) -> Result<(), SnapshotError> {
+    let attempt = || if replace { fs::rename(temporary, path) } else { fs::hard_link(temporary, path) };
+    let mut result = attempt();
     if result.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
         fs::create_dir_all(path.parent().unwrap_or(path)).at("create", path)?;
-        result = fs::rename(temporary, path);
+        result = attempt();
     }
-    result.at("create", path)
+    match result {
+        // Somebody else was quicker with the same; that one is linked.
+        Err(error) if !replace && error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other.at("create", path),
+    }
 }
 
 fn fill(store: &Store, inode: &Inode<'_>, temporary: &Path) -> Result<(), SnapshotError> {

@@ -111,6 +111,10 @@ impl<W: Worker> Solver<W> {
     ) -> Result<Solution, SolveError<W::Error>> {
         for id in graph.reachable(targets) {
             let vertex = graph.vertex(id);
+            // Stacking is arithmetic on snapshots: nothing happens that could be shown.
+            if matches!(vertex.op, Op::Merge | Op::Diff) {
+                continue;
+            }
             let (name, minor) = (vertex.name.clone(), vertex.minor);
             self.events.send(Event::Declared { vertex: id, name, minor });
         }

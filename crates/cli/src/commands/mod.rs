@@ -1,6 +1,7 @@
 //! One module a command. A command gets its arguments and a [`Session`]; it returns what the exit code says.
 
 pub(crate) mod image;
+pub(crate) mod run;
 
 use std::error::Error;
 use std::path::PathBuf;

@@ -33,7 +33,7 @@ pub(crate) fn asked(executable: &Path, command_line: &[u8]) -> Option<Asked> {
     match applet.as_slice() {
         b"chgrp" => Some(Asked { user: false, group: true }),
         b"chown" => {
-            let owner = rest.next()?;
+            let owner = rest.next().filter(|owner| !owner.is_empty())?;
             // `user`, `user:`, `user:group`, `:group`, and `user.group` as of old.
             match owner.iter().position(|byte| *byte == b':' || *byte == b'.') {
                 Some(separator) => Some(Asked { user: separator > 0, group: true }),

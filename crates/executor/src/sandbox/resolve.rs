@@ -37,7 +37,7 @@ pub(crate) fn open(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, Errno> 
     open_with(root, path, OFlags::PATH, ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS)
 }
 
-/// As [`open`], but any symbolic link on the way is an error (`ELOOP`).
+/// As [`open`], but any symbolic link on the way is an error (`ELOOP`); one at the end is opened itself.
 pub(crate) fn open_plain(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, Errno> {
     open_with(root, path, OFlags::PATH | OFlags::NOFOLLOW, ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS)
 }
@@ -163,7 +163,8 @@ fn make(parent: BorrowedFd<'_>, name: &OsStr, kind: Kind) -> Result<(), Errno> {
 /// step put in its place, or in the place of a parent, is left alone (the hole of CVE-2024-23652).
 pub(crate) fn unmake(root: BorrowedFd<'_>, made: &Made) -> Result<bool, Errno> {
     let (Some(parent), Some(name)) = (made.path.parent(), made.path.file_name()) else { return Ok(false) };
-    let parent = match open_plain(root, parent) {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+    let parent = match open_with(root, parent, flags, ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS) {
         Err(Errno::NOENT | Errno::LOOP | Errno::NOTDIR) => return Ok(false),
         result => result?,
     };

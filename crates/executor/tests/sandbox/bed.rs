@@ -94,7 +94,10 @@ impl Bed {
             .map_err(|error| error.to_string())?;
         let top = top.keep();
         let machine = Machine::probe(&top).unwrap();
-        let isolation = machine.isolation().map_err(|error| error.to_string())?;
+        let isolation = machine.isolation().map_err(|error| {
+            fs::remove_dir_all(&top).unwrap();
+            error.to_string()
+        })?;
         let base = top.join("base");
         for directory in ["bin", "etc", "tmp", "root", "home/user", "var/empty"] {
             fs::create_dir_all(base.join(directory)).map_err(|error| error.to_string())?;
@@ -244,12 +247,13 @@ fn is_static(file: &[u8]) -> bool {
 /// The argument that makes this program start a long step and wait to be killed.
 pub(crate) const VICTIM: &str = "--victim";
 
-pub(crate) fn be_the_victim(top: &Path) {
+pub(crate) fn be_the_victim(top: &Path, nap: &str) {
     let isolation = Machine::probe(top).unwrap().isolation().unwrap();
     let base = fs::read_link(top.join("base")).unwrap();
+    let script = format!("echo started; sleep {nap} & (setsid sleep {nap} &) ; sleep {nap}");
     let root = Root::Overlay { lowers: vec![base], upper: top.join("upper"), scratch: top.join("scratch") };
     let mut step =
-        Step::new(root, ["/bin/sh", "-c", "echo started; sleep 4711 & (setsid sleep 4711 &) ; sleep 4711"]);
+        Step::new(root, ["/bin/sh", "-c", &script]);
     step.env = vec![("PATH".into(), "/bin:/usr/bin".into())];
     if busybox().is_none() {
         step.mounts = host_programs().iter().map(bind).collect();

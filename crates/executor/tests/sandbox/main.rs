@@ -20,7 +20,7 @@ fn main() {
     wbuild_executor::init(bed::HANDLERS);
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if arguments.first().is_some_and(|first| first == bed::VICTIM) {
-        return bed::be_the_victim(arguments[1].as_ref());
+        return bed::be_the_victim(arguments[1].as_ref(), &arguments[2]);
     }
     let filters: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with("--")).collect();
     let listed = arguments.iter().any(|argument| argument == "--list");

@@ -23,7 +23,7 @@ pub(crate) use settings::pnpmfiles;
 pub(crate) const UPDATE_HINT: &str = "run `pnpm install --lockfile-only` and commit pnpm-lock.yaml";
 
 /// Checks that the closure's manifests, settings and files are those that the lockfile was made for. Empty when
-/// everything fits; otherwise errors and warnings, in the order of the files they point into.
+/// everything fits; otherwise errors, then warnings.
 pub fn check_frozen(
     workspace: &Workspace,
     closure: &Closure,

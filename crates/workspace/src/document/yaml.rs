@@ -211,5 +211,8 @@ mod tests {
             assert!(error.starts_with(expected), "{error}");
         }
         assert!(matches!(parse(&SourceFile::new("w.yaml", "")).unwrap().value, Value::Null));
+        for deep in ["[".repeat(100_000), "{a: ".repeat(50_000), "- ".repeat(50_000)] {
+            assert!(parse(&SourceFile::new("w.yaml", deep)).is_err(), "nesting is bounded");
+        }
     }
 }

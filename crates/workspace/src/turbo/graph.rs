@@ -140,7 +140,11 @@ impl Builder<'_> {
             None => Diagnostic::error(&root.file, message),
         };
         let names = root.tasks.keys().map(String::as_str);
-        let near = nearest(&id.to_string(), names.clone()).into_iter().chain(nearest(&id.task, names)).next();
+        let whole = nearest(&id.to_string(), names.clone()).into_iter();
+        // The root has no task that is not named for it, so a near plain name is no help there.
+        let near = whole
+            .chain(nearest(&id.task, names))
+            .find(|name| !id.dir.is_root() || name.starts_with(ROOT_NAME));
         diagnostic = match near {
             Some(near) => diagnostic.hint(format!("did you mean `{near}`?")),
             None if id.dir.is_root() => {
@@ -422,7 +426,7 @@ mod tests {
         Error: turbo.json:15:31: `leav#generate` names no package of the workspace
           hint: did you mean `leaf#generate`?
         Error: turbo.json:15:48: turbo.json defines no task `//#build`
-          hint: did you mean `build`?
+          hint: a task of the root package needs a definition of its own: `//#build`
         Error: turbo.json:15:21: turbo.json defines no task `mid#bild`
           hint: did you mean `build`?
         Error: turbo.json:8:19: the pattern `../../../dist/**` leaves the workspace root

@@ -9,6 +9,11 @@ use wbuild_report::LogStream;
 use crate::Verdict::{self, Passed};
 use crate::bed::{Bed, VICTIM};
 
+/// A time to sleep that no other process of the machine sleeps for, not even of this test run twice at once.
+fn nap(number: u32) -> u32 {
+    100_000_000 + std::process::id() * 10 + number
+}
+
 /// How many processes of the machine run `sleep` for that long.
 fn sleepers(seconds: u32) -> usize {
     let wanted = format!("sleep\0{seconds}\0");
@@ -37,7 +42,7 @@ pub(super) fn leftovers_die_with_the_step(bed: &Bed) -> Verdict {
         bed.sh("sleep 3001 & (setsid sleep 3001 &); (trap '' TERM HUP; sleep 3001) & echo started; exit 0");
     assert_eq!(ran.out, "started\n");
     assert!(since.elapsed() < Duration::from_secs(5));
-    assert_eq!(sleepers(3001), 0);
+    assert_eq!(sleepers(nap), 0);
     Passed
 }
 
@@ -60,16 +65,16 @@ pub(super) fn cancel_kills_everything(bed: &Bed) -> Verdict {
     let result = bed.isolation.run(&step, &mut output, &token);
     assert!(matches!(result, Err(ExecError::Cancelled)), "{result:?}");
     assert!(started && since.elapsed() < Duration::from_secs(5));
-    assert_eq!(sleepers(3002), 0);
+    assert_eq!(sleepers(nap), 0);
     Passed
 }
 
 pub(super) fn cancelled_before_the_start(bed: &Bed) -> Verdict {
     let token = CancelToken::new().unwrap();
     token.cancel();
-    let result = bed.isolation.run(&bed.step("sleep 3003"), &mut |_, _| (), &token);
+    let result = bed.isolation.run(&bed.step(&format!("sleep {}", nap(3))), &mut |_, _| (), &token);
     assert!(matches!(result, Err(ExecError::Cancelled)), "{result:?}");
-    assert_eq!(sleepers(3003), 0);
+    assert_eq!(sleepers(nap(3)), 0);
     Passed
 }
 
@@ -80,14 +85,14 @@ pub(super) fn a_killed_program_leaves_nothing(bed: &Bed) -> Verdict {
     }
     std::os::unix::fs::symlink(&bed.base, top.join("base")).unwrap();
     let mut victim =
-        Command::new("/proc/self/exe").arg(VICTIM).arg(&top).stdout(Stdio::piped()).spawn().unwrap();
+        Command::new("/proc/self/exe").arg(VICTIM).arg(&top).arg(nap.to_string()).stdout(Stdio::piped()).spawn().unwrap();
     let mut line = String::new();
     BufReader::new(victim.stdout.take().unwrap()).read_line(&mut line).unwrap();
     assert_eq!(line, "started\n");
-    assert!(eventually(|| sleepers(4711) == 3));
+    assert!(eventually(|| sleepers(nap) == 3));
     victim.kill().unwrap();
     victim.wait().unwrap();
-    assert!(eventually(|| sleepers(4711) == 0), "{} are left", sleepers(4711));
+    assert!(eventually(|| sleepers(nap) == 0), "{} are left", sleepers(nap));
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
     assert!(!mounts.contains(top.to_str().unwrap()));
     Passed
@@ -107,9 +112,9 @@ pub(super) fn many_at_once(bed: &Bed) -> Verdict {
 }
 
 pub(super) fn dropping_a_started_step_kills_it(bed: &Bed) -> Verdict {
-    let running = bed.isolation.start(&bed.step("sleep 3004")).unwrap();
-    assert!(eventually(|| sleepers(3004) == 1));
+    let running = bed.isolation.start(&bed.step(&format!("sleep {}", nap(4)))).unwrap();
+    assert!(eventually(|| sleepers(nap(4)) == 1));
     drop(running);
-    assert_eq!(sleepers(3004), 0);
+    assert_eq!(sleepers(nap(4)), 0);
     Passed
 }

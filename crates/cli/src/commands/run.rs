@@ -1,0 +1,123 @@
+//! `wbuild run`: an image in the sandbox; with `--until-healthy` the smoke test for CI without a container engine.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+use wbuild_engine::{
+    ContainerNetwork, ContainerOptions, Engine, Health, ImageLocation, Options, Secrets,
+};
+use wbuild_executor::{CancelToken, Status};
+use wbuild_image::Select;
+use wbuild_oci::Platform;
+use wbuild_report::LogStream;
+
+use super::{Failure, Session, WriteError};
+use crate::args::RunArgs;
+use crate::render::{duration, escape_line};
+
+/// The one image of this session.
+const IMAGE: &str = "image";
+
+pub(crate) fn run(args: &RunArgs, session: &Session) -> Result<ExitCode, Failure> {
+    let images = BTreeMap::from([(IMAGE.to_owned(), location(&args.image)?)]);
+    let home = session.home(args.home.home.as_ref())?;
+    let options = Options { home, platform: Platform::host(), images, secrets: Secrets::default() };
+    let engine = Engine::open(options, &session.variable)?;
+    let options = ContainerOptions {
+        command: args.command.clone(),
+        env: environment(args, session),
+        network: network(args, &engine)?,
+    };
+    let cancel = CancelToken::new()
+        .map_err(|source| Failure::new(WriteError { path: "a token".into(), source }))?;
+    let token = cancel.clone();
+    let _subscription = session.cancellation.subscribe(move || token.cancel());
+    let container = engine.start_container(IMAGE, &options)?;
+    if let ContainerNetwork::Private(ports) = &options.network {
+        for (address, (_, guest)) in container.addresses().iter().zip(ports) {
+            say(&format!("port {guest} is http://{address}"));
+        }
+    }
+    if !args.until_healthy {
+        let mut copy = |stream, bytes: &[u8]| pass_on(stream, bytes);
+        let finished = container.wait(&mut copy, &cancel)?;
+        return Ok(exit_code(&finished.status));
+    }
+    // Results go to standard output, and the log of a process that is only probed is none.
+    let mut log = |_, bytes: &[u8]| pass_on(LogStream::Stderr, bytes);
+    match container.until_healthy(&mut log, &cancel)? {
+        Health::Healthy { after } => {
+            say(&format!("healthy after {}", duration(after)));
+            Ok(ExitCode::SUCCESS)
+        }
+        Health::Unhealthy { failures, output } => {
+            let said = if output.is_empty() { String::new() } else { format!("; the last one said: {}", escape_line(&output)) };
+            say(&format!("unhealthy: {failures} probes failed in a row{said}"));
+            Ok(ExitCode::FAILURE)
+        }
+        Health::Ended(status) => {
+            say(&format!("the process ended before it was healthy: {status}"));
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+/// `DIR[:TAG]` of an OCI layout.
+fn location(text: &str) -> Result<ImageLocation, Failure> {
+    let text = text.strip_prefix("oci:").or_else(|| text.strip_prefix("oci-layout://")).unwrap_or(text);
+    if Path::new(text).join("index.json").exists() {
+        return Ok(ImageLocation { layout: text.into(), select: Select::Only });
+    }
+    ImageLocation::parse(&format!("oci-layout://{text}")).map_err(|error| {
+        Failure::usage(error.to_string(), "name the folder of an OCI layout, such as .wbuild/image/web")
+    })
+}
+
+fn environment(args: &RunArgs, session: &Session) -> BTreeMap<String, String> {
+    let pair = |text: &String| match text.split_once('=') {
+        Some((name, value)) => Some((name.to_owned(), value.to_owned())),
+        None => Some((text.clone(), (session.variable)(text)?)),
+    };
+    args.env.iter().filter_map(pair).collect()
+}
+
+fn network(args: &RunArgs, engine: &Engine) -> Result<ContainerNetwork, Failure> {
+    match args.network.as_str() {
+        "host" => return Ok(ContainerNetwork::Host),
+        "none" => return Ok(ContainerNetwork::None),
+        "private" => {}
+        other => {
+            return Err(Failure::usage(format!("`{other}` is no network"), "--network private, host or none"));
+        }
+    }
+    if args.publish.is_empty() {
+        let ports = engine.exposed_ports(IMAGE)?;
+        return Ok(ContainerNetwork::Private(ports.into_iter().map(|port| (port, port)).collect()));
+    }
+    let parse = |text: &String| {
+        let (host, guest) = text.rsplit_once(':').unwrap_or((text, text));
+        match (host.parse(), guest.parse()) {
+            (Ok(host), Ok(guest)) => Ok((host, guest)),
+            _ => Err(Failure::usage(format!("`--publish {text}` is not of the form [HOST:]PORT"), "-p 8080:3000")),
+        }
+    };
+    Ok(ContainerNetwork::Private(args.publish.iter().map(parse).collect::<Result<_, _>>()?))
+}
+
+fn pass_on(stream: LogStream, bytes: &[u8]) {
+    // Whoever reads may have gone; the process goes on.
+    let _ = match stream {
+        LogStream::Stdout => std::io::stdout().write_all(bytes).and_then(|()| std::io::stdout().flush()),
+        LogStream::Stderr => std::io::stderr().write_all(bytes),
+    };
+}
+
+fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+fn exit_code(status: &Status) -> ExitCode {
+    ExitCode::from(u8::try_from(status.code()).unwrap_or(u8::MAX))
+}
