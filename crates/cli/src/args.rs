@@ -29,6 +29,18 @@ pub(crate) enum Command {
     Image(Box<ImageArgs>),
     /// Start an image in the sandbox, or find out whether it gets healthy
     Run(RunArgs),
+    /// Show which packages an app is made of, and why
+    Workspace(WorkspaceArgs),
+    /// Say what this machine allows, and what to change where it allows too little
+    Doctor(DoctorArgs),
+    /// Look after the state directory
+    #[command(subcommand)]
+    Cache(CacheCommand),
+    /// Print a script that completes wbuild's arguments in a shell
+    Completions {
+        /// For which shell
+        shell: clap_complete::Shell,
+    },
 }
 
 /// Where state is kept.
@@ -160,4 +172,62 @@ pub(crate) struct RunArgs {
 
     #[command(flatten)]
     pub(crate) home: HomeArgs,
+}
+
+/// `wbuild workspace`.
+#[derive(Debug, Args)]
+pub(crate) struct WorkspaceArgs {
+    #[command(flatten)]
+    pub(crate) app: AppArgs,
+
+    /// As JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    #[command(flatten)]
+    pub(crate) home: HomeArgs,
+
+    #[command(subcommand)]
+    pub(crate) command: Option<WorkspaceCommand>,
+}
+
+/// What to do with the workspace.
+#[derive(Debug, Subcommand)]
+pub(crate) enum WorkspaceCommand {
+    /// Write the pruned workspace that the install step gets to a new folder
+    Prune {
+        /// Which; must not exist yet
+        folder: PathBuf,
+    },
+}
+
+/// `wbuild doctor`.
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    #[command(flatten)]
+    pub(crate) home: HomeArgs,
+}
+
+/// `wbuild cache`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum CacheCommand {
+    /// What takes how much room
+    Du {
+        #[command(flatten)]
+        home: HomeArgs,
+    },
+    /// Remove what was not used for longest, down to a budget
+    Prune {
+        /// What may stay, in bytes or as 20GB; nothing by default
+        #[arg(long, value_name = "SIZE", default_value = "0")]
+        keep: String,
+
+        #[command(flatten)]
+        home: HomeArgs,
+    },
+    /// Read everything and drop what is damaged
+    Verify {
+        #[command(flatten)]
+        home: HomeArgs,
+    },
 }

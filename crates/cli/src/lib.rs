@@ -13,7 +13,7 @@ mod version;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
 use args::{Cli, Command};
 use commands::{Failure, Session};
@@ -43,6 +43,13 @@ pub fn main() -> ExitCode {
     let done = match &cli.command {
         Command::Image(args) => commands::image::run(args, &session).map(|()| ExitCode::SUCCESS),
         Command::Run(args) => commands::run::run(args, &session),
+        Command::Workspace(args) => commands::workspace::run(args, &session).map(|()| ExitCode::SUCCESS),
+        Command::Doctor(args) => commands::doctor::run(args, &session).map(|()| ExitCode::SUCCESS),
+        Command::Cache(command) => commands::cache::run(command, &session).map(|()| ExitCode::SUCCESS),
+        Command::Completions { shell } => {
+            clap_complete::generate(*shell, &mut Cli::command(), "wbuild", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
     };
     match done {
         Ok(code) => code,

@@ -1,10 +1,10 @@
 //! What `--version` says: the release, the commit, and what was compiled in.
 
 /// The release.
-pub const SHORT: &str = env!("CARGO_PKG_VERSION");
+pub(crate) const SHORT: &str = env!("CARGO_PKG_VERSION");
 
 /// With commit and features.
-pub const LONG: &str = concat!(
+pub(crate) const LONG: &str = concat!(
     env!("CARGO_PKG_VERSION"),
     "\ncommit: ",
     env!("WBUILD_COMMIT"),

@@ -24,6 +24,7 @@ mod secrets;
 mod session;
 mod step;
 mod trust;
+mod upkeep;
 mod users;
 mod worker;
 
@@ -39,5 +40,6 @@ pub use plan::{OpenWorkspace, SpecChoice, find_workspace};
 pub use secrets::{MAX_SECRET_BYTES, SecretError, Secrets};
 pub use session::{Options, SolveOptions};
 pub use trust::BundleError;
+pub use upkeep::DEFAULT_BUDGET;
 pub use users::{ResolvedUser, UserError, resolve_user};
 pub use worker::Engine;

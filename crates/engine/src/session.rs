@@ -91,6 +91,11 @@ impl Engine {
         Ok(self.images.open(reference, &self.platform)?.image.config.clone())
     }
 
+    /// Which CA bundle steps get, for `doctor`.
+    pub fn trust_in_words(&self) -> String {
+        self.trust.in_words()
+    }
+
     /// The secrets that were given.
     pub fn secrets_given(&self) -> BTreeSet<String> {
         self.secrets.ids()

@@ -98,6 +98,16 @@ impl Trust {
         self.bundle.as_deref()
     }
 
+    /// For people; no values of proxies.
+    pub(crate) fn in_words(&self) -> String {
+        let bundle = match &self.bundle {
+            Some(bundle) => format!("{} bytes reach steps", bundle.len()),
+            None => "none found; steps use that of their image".to_owned(),
+        };
+        let proxies = if self.proxies.is_empty() { "no proxy is set" } else { "proxy settings reach steps" };
+        format!("{bundle}; {proxies}")
+    }
+
     /// What to add to a step's environment. What the step sets itself stays as it is.
     pub(crate) fn variables(&self) -> Vec<(String, String)> {
         let mut variables = self.proxies.clone();

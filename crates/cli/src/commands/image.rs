@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 use wbuild_engine::{
-    BuiltImage, Engine, ExportOptions, ImageLocation, LocationError, OpenWorkspace, Options, Secrets, SolveOptions,
+    BuiltImage, DEFAULT_BUDGET, Engine, ExportOptions, ImageLocation, LocationError, OpenWorkspace, Options, Secrets, SolveOptions,
     SpecChoice, StepFailure, find_workspace,
 };
 use wbuild_frontend::{Definition, Facts, Input, Spec, lower, needs};
@@ -17,7 +17,7 @@ use wbuild_oci::{Platform, Reference};
 use wbuild_report::Hint;
 use wbuild_solver::{Solution, SolveError};
 
-use super::{Failure, Session, WriteError};
+use super::{Failure, Session, WriteError, print};
 use crate::args::ImageArgs;
 use crate::progress::{Clock, Progress, Terminal};
 use crate::render::{render_diagnostics, size};
@@ -65,6 +65,7 @@ pub(crate) fn run(args: &ImageArgs, session: &Session) -> Result<(), Failure> {
         no_cache: args.no_cache,
     };
     let solution = engine.solve(&definition, target, &options);
+    let ran = solution.as_ref().is_ok_and(|solution| solution.ran() > 0);
     let built = solution.map_err(failure).and_then(|solution| {
         let recipe = Recipe { times: Times::Fixed(created), ..Recipe::default() };
         let labels = labels(&args.labels)?;
@@ -85,7 +86,16 @@ pub(crate) fn run(args: &ImageArgs, session: &Session) -> Result<(), Failure> {
         write(output, &export, &built, &root)?;
     }
     progress.finish();
-    report(args, &built, &export, &outputs)
+    report(args, &built, &export, &outputs)?;
+    if ran {
+        let budget = match (session.variable)("WBUILD_CACHE_LIMIT") {
+            Some(limit) => super::cache::bytes(&limit)?,
+            None => DEFAULT_BUDGET,
+        };
+        // The image is written; a store that cannot be tidied now is tidied after the next build.
+        let _ = engine.tidy(budget);
+    }
+    Ok(())
 }
 
 fn open(args: &ImageArgs, session: &Session, platform: &Platform) -> Result<Engine, Failure> {
@@ -314,16 +324,6 @@ fn report(args: &ImageArgs, built: &BuiltImage, export: &Export, outputs: &[Outp
         let _ = writeln!(err, "image {} ({} in {} layers)", path.display(), size(built.size()), built.layers.len());
     }
     print(&format!("{digest}\n"))
-}
-
-/// Results go to standard output; a closed pipe is nobody's mistake.
-fn print(text: &str) -> Result<(), Failure> {
-    match std::io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Failure::new(WriteError { path: "standard output".into(), source: error }))
-        }
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]

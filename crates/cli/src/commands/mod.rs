@@ -1,9 +1,13 @@
 //! One module a command. A command gets its arguments and a [`Session`]; it returns what the exit code says.
 
+pub(crate) mod cache;
+pub(crate) mod doctor;
 pub(crate) mod image;
 pub(crate) mod run;
+pub(crate) mod workspace;
 
 use std::error::Error;
+use std::io::Write;
 use std::path::PathBuf;
 
 use wbuild_report::{Diagnostic, Hint};
@@ -63,6 +67,16 @@ pub(crate) struct Session {
 }
 
 impl Session {
+    /// What commands open a session with that build nothing.
+    pub(crate) fn plain_options(&self, home: Option<&PathBuf>) -> Result<wbuild_engine::Options, Failure> {
+        Ok(wbuild_engine::Options {
+            home: self.home(home)?,
+            platform: wbuild_oci::Platform::host(),
+            images: std::collections::BTreeMap::new(),
+            secrets: wbuild_engine::Secrets::default(),
+        })
+    }
+
     /// The state directory: as given, else `wbuild` in the XDG cache directory.
     pub(crate) fn home(&self, given: Option<&PathBuf>) -> Result<PathBuf, Failure> {
         if let Some(home) = given {
@@ -76,5 +90,15 @@ impl Session {
             Some(home) => Ok(home.join(".cache/wbuild")),
             None => Err(Failure::usage("there is no HOME to keep state in", "name a state directory with --home")),
         }
+    }
+}
+
+/// Results go to standard output; a closed pipe is nobody's mistake.
+pub(crate) fn print(text: &str) -> Result<(), Failure> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::new(WriteError { path: "standard output".into(), source: error }))
+        }
+        _ => Ok(()),
     }
 }

@@ -6,11 +6,10 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use wbuild_engine::{
-    ContainerNetwork, ContainerOptions, Engine, Health, ImageLocation, Options, Secrets,
+    ContainerNetwork, ContainerOptions, Engine, Health, ImageLocation, Options,
 };
 use wbuild_executor::{CancelToken, Status};
 use wbuild_image::Select;
-use wbuild_oci::Platform;
 use wbuild_report::LogStream;
 
 use super::{Failure, Session, WriteError};
@@ -22,8 +21,7 @@ const IMAGE: &str = "image";
 
 pub(crate) fn run(args: &RunArgs, session: &Session) -> Result<ExitCode, Failure> {
     let images = BTreeMap::from([(IMAGE.to_owned(), location(&args.image)?)]);
-    let home = session.home(args.home.home.as_ref())?;
-    let options = Options { home, platform: Platform::host(), images, secrets: Secrets::default() };
+    let options = Options { images, ..session.plain_options(args.home.home.as_ref())? };
     let engine = Engine::open(options, &session.variable)?;
     let options = ContainerOptions {
         command: args.command.clone(),
