@@ -6,9 +6,11 @@
 //! - `step`, `caches`, `secrets`, `trust`, `users`: one process in a root file system.
 //! - `plan`: from a folder to a workspace, a spec and a project.
 //! - `export`: deltas to layers to an image.
+//! - `baked`: keys that frameworks write into their output, and results that are not reproducible.
 //! - `container`: an image's process and its probe.
 //! - [`handlers`]: what helpers do inside the user namespace of steps.
 
+mod baked;
 mod caches;
 mod container;
 mod contexts;

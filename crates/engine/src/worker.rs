@@ -22,6 +22,7 @@ use wbuild_tree::{
     Change, Entry, EntryPath, Lookup, Meta, Node, Subtree, TreeLoadError, apply, changes, lookup,
 };
 
+use crate::baked;
 use crate::contexts::{BuildTrees, LocalContext};
 use crate::describe::{KeyFacts, Selected, describe};
 use crate::error::EngineError;
@@ -249,6 +250,7 @@ impl Engine {
                     }),
                 })?;
                 self.warn_undeclared(context, &collected);
+                self.warn_unreproducible(context, exec, &self.store.tree(collected.tree)?)?;
                 Ok(base.with(DeltaId::Tree { tree: collected.tree, content: collected.content }))
             }
         }
@@ -269,6 +271,34 @@ impl Engine {
         let hint = "add them to `outputs` of the task in turbo.json if a later task needs them".to_owned();
         self.undeclared.lock().unwrap_or_else(PoisonError::into_inner).push(message.clone());
         context.events.warn(Some(context.id), message, vec![hint]);
+    }
+
+    /// Says which files make one cold build differ from the next: those that hold keys which the step made up because no
+    /// secret was given, and, when the step ran before with the very same key, those that came out differently.
+    fn warn_unreproducible(&self, context: &RunContext<'_>, exec: &Exec, new: &Subtree) -> Result<(), EngineError> {
+        let trees = self.trees();
+        let name = &context.vertex.name;
+        let missing = missing_baked_secrets(exec, &self.secrets);
+        let hint = || {
+            let ids: Vec<String> = missing.iter().map(|id| format!("--secret id={id},src=FILE")).collect();
+            if ids.is_empty() { Vec::new() } else { vec![format!("for one digest everywhere give {}", ids.join(" "))] }
+        };
+        if !missing.is_empty() {
+            let holders = baked::holders(&self.store, &trees, new)?;
+            if !holders.is_empty() {
+                let files = baked::named(holders.iter());
+                let message = format!("{name} made up keys, which differ from one cold build to the next, and wrote them to {files}");
+                context.events.warn(Some(context.id), message, hint());
+            }
+        }
+        let Some(earlier) = self.record(&context.key)? else { return Ok(()) };
+        let Some(DeltaId::Tree { tree, .. }) = earlier.snapshot.deltas.last() else { return Ok(()) };
+        let Ok(old) = self.store.tree(*tree) else { return Ok(()) };
+        if let Some(files) = baked::difference(&trees, &old, new)? {
+            let message = format!("{name} ran again on the same inputs, and wrote other bytes to {files}");
+            context.events.warn(Some(context.id), message, hint());
+        }
+        Ok(())
     }
 
     fn run_file(&self, context: &RunContext<'_>, file: &FileOp) -> Result<Snapshot, EngineError> {
@@ -501,6 +531,16 @@ impl KeyFacts for Engine {
             },
         }))
     }
+}
+
+/// The secrets that a step bakes into its output and that were not given.
+fn missing_baked_secrets<'a>(exec: &'a Exec, secrets: &Secrets) -> Vec<&'a str> {
+    let env = exec.secret_env.iter().filter(|secret| secret.version.is_some()).map(|secret| secret.id.as_str());
+    let files = exec.mounts.iter().filter_map(|mount| match &mount.kind {
+        MountKind::Secret { id, version: Some(_), .. } => Some(id.as_str()),
+        _ => None,
+    });
+    env.chain(files).filter(|id| secrets.get(id).is_none()).collect()
 }
 
 /// Which secrets a graph's steps ask for.

@@ -252,8 +252,7 @@ pub(crate) fn be_the_victim(top: &Path, nap: &str) {
     let base = fs::read_link(top.join("base")).unwrap();
     let script = format!("echo started; sleep {nap} & (setsid sleep {nap} &) ; sleep {nap}");
     let root = Root::Overlay { lowers: vec![base], upper: top.join("upper"), scratch: top.join("scratch") };
-    let mut step =
-        Step::new(root, ["/bin/sh", "-c", &script]);
+    let mut step = Step::new(root, ["/bin/sh", "-c", &script]);
     step.env = vec![("PATH".into(), "/bin:/usr/bin".into())];
     if busybox().is_none() {
         step.mounts = host_programs().iter().map(bind).collect();

@@ -1,6 +1,6 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use wbuild_executor::{CancelToken, ExecError, Status};
@@ -38,8 +38,11 @@ fn eventually(what: impl Fn() -> bool) -> bool {
 
 pub(super) fn leftovers_die_with_the_step(bed: &Bed) -> Verdict {
     let since = Instant::now();
-    let ran =
-        bed.sh("sleep 3001 & (setsid sleep 3001 &); (trap '' TERM HUP; sleep 3001) & echo started; exit 0");
+    let nap = nap(1);
+    let script = format!(
+        "sleep {nap} & (setsid sleep {nap} &); (trap '' TERM HUP; sleep {nap}) & echo started; exit 0"
+    );
+    let ran = bed.sh(&script);
     assert_eq!(ran.out, "started\n");
     assert!(since.elapsed() < Duration::from_secs(5));
     assert_eq!(sleepers(nap), 0);
@@ -48,8 +51,10 @@ pub(super) fn leftovers_die_with_the_step(bed: &Bed) -> Verdict {
 
 pub(super) fn cancel_kills_everything(bed: &Bed) -> Verdict {
     let token = CancelToken::new().unwrap();
-    let step =
-        bed.step("trap '' TERM INT HUP; sleep 3002 & (setsid sleep 3002 &); echo started; wait; sleep 3002");
+    let nap = nap(2);
+    let step = bed.step(&format!(
+        "trap '' TERM INT HUP; sleep {nap} & (setsid sleep {nap} &); echo started; wait; sleep {nap}"
+    ));
     let since = Instant::now();
     let other = token.clone();
     let mut started = false;
@@ -78,20 +83,31 @@ pub(super) fn cancelled_before_the_start(bed: &Bed) -> Verdict {
     Passed
 }
 
+/// Killed, whatever comes of the test.
+struct Victim(Child);
+
+impl Drop for Victim {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
 pub(super) fn a_killed_program_leaves_nothing(bed: &Bed) -> Verdict {
     let top = bed.directory("victim");
     for name in ["upper", "scratch"] {
         fs::create_dir(top.join(name)).unwrap();
     }
     std::os::unix::fs::symlink(&bed.base, top.join("base")).unwrap();
-    let mut victim =
-        Command::new("/proc/self/exe").arg(VICTIM).arg(&top).arg(nap.to_string()).stdout(Stdio::piped()).spawn().unwrap();
+    let nap = nap(5);
+    let mut program = Command::new("/proc/self/exe");
+    program.arg(VICTIM).arg(&top).arg(nap.to_string()).stdout(Stdio::piped());
+    let mut victim = Victim(program.spawn().unwrap());
     let mut line = String::new();
-    BufReader::new(victim.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    BufReader::new(victim.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
     assert_eq!(line, "started\n");
     assert!(eventually(|| sleepers(nap) == 3));
-    victim.kill().unwrap();
-    victim.wait().unwrap();
+    drop(victim);
     assert!(eventually(|| sleepers(nap) == 0), "{} are left", sleepers(nap));
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
     assert!(!mounts.contains(top.to_str().unwrap()));
