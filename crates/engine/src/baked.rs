@@ -34,7 +34,9 @@ pub(crate) fn holders(
     let mut keys: BTreeSet<String> = BTreeSet::new();
     each_file(trees, tree, &mut |path, content, _| {
         let name = path.split_last().map(|(_, name)| name.as_bytes().to_vec()).unwrap_or_default();
-        let Some((_, pointers)) = NEXT_KEYS.iter().find(|(file, _)| file.as_bytes() == name) else { return Ok(()) };
+        let Some((_, pointers)) = NEXT_KEYS.iter().find(|(file, _)| file.as_bytes() == name) else {
+            return Ok(());
+        };
         let bytes = store.read_blob(&content, MAX_SEARCHED)?;
         if let Ok(document) = serde_json::from_slice::<Value>(&bytes) {
             let found = pointers.iter().filter_map(|pointer| document.pointer(pointer)?.as_str());
@@ -107,7 +109,8 @@ mod tests {
         let file = |text: &str| {
             Entry::file(Meta::new(0o644), store.put_bytes(text.as_bytes()).unwrap(), text.len() as u64)
         };
-        let manifest = r#"{"preview":{"previewModeId":"0123456789abcdef0123","previewModeSigningKey":"short"}}"#;
+        let manifest =
+            r#"{"preview":{"previewModeId":"0123456789abcdef0123","previewModeSigningKey":"short"}}"#;
         let built = tree(&[
             (".next/prerender-manifest.json", file(manifest)),
             (".next/server/preview-props.json", file(r#"{"id":"0123456789abcdef0123"}"#)),

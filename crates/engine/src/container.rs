@@ -8,7 +8,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use wbuild_executor::{
-    CancelToken, Entry, ExecError, Finished, Forward, Network, Privileges, Program, Root, Running, Status, Step, User,
+    CancelToken, Entry, ExecError, Finished, Forward, Network, Privileges, Program, Root, Running, Status,
+    Step, User,
 };
 use wbuild_graph::{DeltaId, Snapshot};
 use wbuild_oci::{Execution, Healthcheck};
@@ -105,7 +106,8 @@ impl Probe {
             }
             _ => return None,
         };
-        let or = |nanos: u64, default: Duration| if nanos == 0 { default } else { Duration::from_nanos(nanos) };
+        let or =
+            |nanos: u64, default: Duration| if nanos == 0 { default } else { Duration::from_nanos(nanos) };
         Some(Self {
             argv,
             interval: or(check.interval, INTERVAL),
@@ -122,7 +124,11 @@ impl Engine {
     ///
     /// # Errors
     /// When it is not at hand, has no command, or cannot be started.
-    pub fn start_container(&self, reference: &str, options: &ContainerOptions) -> Result<Container, EngineError> {
+    pub fn start_container(
+        &self,
+        reference: &str,
+        options: &ContainerOptions,
+    ) -> Result<Container, EngineError> {
         let image = self.images.open(reference, &self.platform)?;
         let config = &image.image.config.config;
         let deltas = image.image.layers.iter().map(|layer| DeltaId::Layer(layer.diff_id)).collect();
@@ -165,7 +171,10 @@ impl Engine {
             ContainerNetwork::Private(ports) => Network::Private {
                 forward: ports
                     .iter()
-                    .map(|(host, guest)| Forward { host: SocketAddrV4::new(Ipv4Addr::LOCALHOST, *host), guest: *guest })
+                    .map(|(host, guest)| Forward {
+                        host: SocketAddrV4::new(Ipv4Addr::LOCALHOST, *host),
+                        guest: *guest,
+                    })
                     .collect(),
             },
         };
@@ -227,7 +236,8 @@ impl Container {
         cancel: &CancelToken,
     ) -> Result<Health, EngineError> {
         let probe = self.probe.clone().ok_or(EngineError::NoProbe)?;
-        let stop = CancelToken::new().map_err(io_error("create a token for", std::path::Path::new("the container")))?;
+        let stop = CancelToken::new()
+            .map_err(io_error("create a token for", std::path::Path::new("the container")))?;
         let (entry, program, running) = (self.entry, self.program, self.running);
         let (over, ended_early) = channel();
         std::thread::scope(|scope| {
@@ -326,7 +336,8 @@ fn probe_once(
             }
             timer.cancel();
         });
-        let finished = running.wait(&mut |_, bytes| said.extend_from_slice(&bytes[..bytes.len().min(4096)]), &stop);
+        let finished =
+            running.wait(&mut |_, bytes| said.extend_from_slice(&bytes[..bytes.len().min(4096)]), &stop);
         drop(done);
         match finished {
             Ok(finished) => Ok(finished.status.success()),
@@ -355,8 +366,14 @@ mod tests {
             ..Healthcheck::default()
         };
         let probe = Probe::of(&check, &[]).unwrap();
-        assert_eq!((probe.argv, probe.timeout, probe.retries), (words("node probe.js"), Duration::from_secs(3), 3));
-        let shell = Healthcheck { test: vec!["CMD-SHELL".into(), "wget x || exit 1".into()], ..Healthcheck::default() };
+        assert_eq!(
+            (probe.argv, probe.timeout, probe.retries),
+            (words("node probe.js"), Duration::from_secs(3), 3)
+        );
+        let shell = Healthcheck {
+            test: vec!["CMD-SHELL".into(), "wget x || exit 1".into()],
+            ..Healthcheck::default()
+        };
         assert_eq!(Probe::of(&shell, &[]).unwrap().argv, ["/bin/sh", "-c", "wget x || exit 1"]);
         let none = Healthcheck { test: words("NONE"), ..Healthcheck::default() };
         assert_eq!(Probe::of(&none, &[]), None);

@@ -7,7 +7,9 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use wbuild_context::{BlobSink, ContextError, FileKind, HashOptions, LeftOut, ListOptions, Listing, Selection};
+use wbuild_context::{
+    BlobSink, ContextError, FileKind, HashOptions, LeftOut, ListOptions, Listing, Selection,
+};
 use wbuild_oci::Digest;
 use wbuild_store::{Area, Store};
 use wbuild_tree::{EntryPath, Subtree, TreeDigest, TreeLoadError, TreeSource};
@@ -94,7 +96,8 @@ impl LocalContext {
 /// What plans are made from: the context as the listing has it, links followed inside of it only.
 impl Files for LocalContext {
     fn read(&self, path: &RelPath) -> Result<Option<Cow<'_, [u8]>>, ReadError> {
-        let failed = |source: Box<dyn std::error::Error + Send + Sync>| ReadError { path: path.clone(), source };
+        let failed =
+            |source: Box<dyn std::error::Error + Send + Sync>| ReadError { path: path.clone(), source };
         let mut here = EntryPath::parse(path.as_str()).map_err(|error| failed(Box::new(error)))?;
         for _ in 0..=wbuild_tree::MAX_SYMLINKS {
             let Some(entry) = self.listing.get(&here) else { return Ok(None) };
@@ -109,7 +112,11 @@ impl Files for LocalContext {
                     }
                 }
                 FileKind::File => {
-                    let bytes = self.listing.root().read(&here, MAX_PLANNING_FILE).map_err(|error| failed(error.into()))?;
+                    let bytes = self
+                        .listing
+                        .root()
+                        .read(&here, MAX_PLANNING_FILE)
+                        .map_err(|error| failed(error.into()))?;
                     return Ok(Some(Cow::Owned(bytes)));
                 }
                 _ => return Ok(None),

@@ -5,8 +5,8 @@
 //! paths of this machine, times of files.
 
 use wbuild_graph::{
-    Capture, Copy, DeltaId, EnvInKey, Environment, Exec, FieldValue, FileAction, FileOp, Mount, MountKind, NetworkMode,
-    Op, Owner, Preimage, PrivilegeSet, Snapshot, StepTimes, Vertex,
+    Capture, Copy, DeltaId, EnvInKey, Environment, Exec, FieldValue, FileAction, FileOp, Mount, MountKind,
+    NetworkMode, Op, Owner, Preimage, PrivilegeSet, Snapshot, StepTimes, Vertex,
 };
 use wbuild_oci::Digest;
 use wbuild_tree::{ContentDigest, EntryPath, TreeDigest, TreeLoadError};
@@ -220,7 +220,11 @@ fn describe_mount(
     Ok(())
 }
 
-fn describe_file(file: &FileOp, inputs: &[Snapshot], facts: &dyn KeyFacts) -> Result<Preimage, TreeLoadError> {
+fn describe_file(
+    file: &FileOp,
+    inputs: &[Snapshot],
+    facts: &dyn KeyFacts,
+) -> Result<Preimage, TreeLoadError> {
     let mut preimage = Preimage::new("file", version::FILE);
     let owned = |owner: &Owner| format!("{}:{}", owner.uid, owner.gid);
     for (index, action) in file.actions.iter().enumerate() {

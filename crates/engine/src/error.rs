@@ -228,14 +228,21 @@ impl Hint for EngineError {
                 );
                 hints
             }
+            Self::OutputConflict { .. } => vec![
+                "let only one of them write it, or give them different `outputs` in turbo.json".to_owned(),
+            ],
             Self::NoCommand { .. } => vec!["give a command behind `--`".to_owned()],
-            Self::NoProbe => vec!["give the runner a healthcheck in the spec, or leave --until-healthy out".to_owned()],
+            Self::NoProbe => {
+                vec!["give the runner a healthcheck in the spec, or leave --until-healthy out".to_owned()]
+            }
             Self::IgnoreFile(error) => error.hints(),
             Self::Workspace(error) => error.hints(),
             Self::NoWorkspace { .. } => {
                 vec!["run wbuild inside a pnpm workspace, or name it with --directory".to_owned()]
             }
-            Self::NoSecret { id } => vec![format!("give it with --secret id={id},src=FILE or --secret id={id},env=NAME")],
+            Self::NoSecret { id } => {
+                vec![format!("give it with --secret id={id},src=FILE or --secret id={id},env=NAME")]
+            }
             Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 vec!["make room, or point WBUILD_HOME to a larger disk".to_owned()]
             }

@@ -11,7 +11,7 @@ use wbuild_frontend::Target;
 use wbuild_graph::{DeltaId, Preimage, Snapshot};
 use wbuild_image::{Assembly, BlobFiles, Image, LayerRef, Row, assemble};
 use wbuild_layer::{Contents, Recipe, Times, write_layer};
-use wbuild_oci::{Descriptor, Digest, DiffId, HistoryEntry};
+use wbuild_oci::{Descriptor, DiffId, Digest, HistoryEntry};
 use wbuild_store::{RecordMeta, Ref, Store};
 use wbuild_tree::Subtree;
 
@@ -101,7 +101,11 @@ impl Engine {
         snapshot: &Snapshot,
         options: &ExportOptions,
     ) -> Result<BuiltImage, EngineError> {
-        let base = target.base_image.as_ref().map(|reference| self.images.open(reference, &self.platform)).transpose()?;
+        let base = target
+            .base_image
+            .as_ref()
+            .map(|reference| self.images.open(reference, &self.platform))
+            .transpose()?;
         let below = base.as_ref().map_or(0, |base| base.image.layers.len());
         let mut deltas = snapshot.deltas.iter().skip(below);
         let created = timestamp(options.created);
@@ -123,7 +127,10 @@ impl Engine {
                 ..HistoryEntry::default()
             };
             let delta = if row.delta { deltas.next() } else { None };
-            let layer = delta.map(|delta| self.layer_of(delta, &row.created_by, &options.recipe)).transpose()?.flatten();
+            let layer = delta
+                .map(|delta| self.layer_of(delta, &row.created_by, &options.recipe))
+                .transpose()?
+                .flatten();
             rows.push(match layer {
                 Some(layer) => {
                     layers.push(BuiltLayer {
@@ -153,7 +160,12 @@ impl Engine {
     }
 
     /// The layer of a delta, remembered or written; `None` when the delta is empty.
-    fn layer_of(&self, delta: &DeltaId, name: &str, recipe: &Recipe) -> Result<Option<LayerRef>, EngineError> {
+    fn layer_of(
+        &self,
+        delta: &DeltaId,
+        name: &str,
+        recipe: &Recipe,
+    ) -> Result<Option<LayerRef>, EngineError> {
         // A step's delta goes by its tree, too: two steps that wrote the same have the same layer.
         let tree = match delta {
             DeltaId::Tree { tree, content } => (*tree, *content, None),
@@ -193,7 +205,12 @@ impl Engine {
         Ok(record.map(|record| LayerRef { descriptor: record.descriptor, diff_id: record.diff_id }))
     }
 
-    fn write_layer(&self, face: &Subtree, name: &str, recipe: &Recipe) -> Result<Option<LayerRecord>, EngineError> {
+    fn write_layer(
+        &self,
+        face: &Subtree,
+        name: &str,
+        recipe: &Recipe,
+    ) -> Result<Option<LayerRecord>, EngineError> {
         if face.is_empty() {
             return Ok(None);
         }

@@ -4,8 +4,8 @@
 use wbuild_graph::{Copy, FileAction, Owner};
 use wbuild_oci::Digest;
 use wbuild_tree::{
-    BuildError, Entry, EntryPath, Lookup, Meta, Node, ResolveError, Resolved, Subtree, TreeBuilder, TreeLoadError,
-    TreeSource, lookup, resolve,
+    BuildError, Entry, EntryPath, Lookup, Meta, Node, ResolveError, Resolved, Subtree, TreeBuilder,
+    TreeLoadError, TreeSource, lookup, resolve,
 };
 
 /// Why a file operation cannot be done.
@@ -209,10 +209,14 @@ impl<L: Lookup> Delta<'_, L> {
             Resolved { entry: Some(entry), .. } => entry,
             Resolved { path, .. } => return Err(FileError::NoSource { path }),
         };
-        let made = copy.owner.map_or_else(|| Meta::new(0o755), |owner| Meta::new(0o755).owned_by(owner.uid, owner.gid));
+        let made = copy
+            .owner
+            .map_or_else(|| Meta::new(0o755), |owner| Meta::new(0o755).owned_by(owner.uid, owner.gid));
         let Some(contents) = entry.contents() else {
             let entry = match copy.owner {
-                Some(owner) => Entry { meta: entry.meta.clone().owned_by(owner.uid, owner.gid), node: entry.node },
+                Some(owner) => {
+                    Entry { meta: entry.meta.clone().owned_by(owner.uid, owner.gid), node: entry.node }
+                }
                 None => entry,
             };
             return self.put(&copy.target, entry);
@@ -365,7 +369,12 @@ pub(crate) mod tests {
     #[test]
     fn removing_leaves_a_mark_only_over_the_base() {
         let base = tree(&[("etc/motd", file("x"))]);
-        let new = FileAction::Mkfile { path: path("tmp/x"), contents: vec![], mode: 0o600, owner: Owner::default() };
+        let new = FileAction::Mkfile {
+            path: path("tmp/x"),
+            contents: vec![],
+            mode: 0o600,
+            owner: Owner::default(),
+        };
         let actions =
             [new, FileAction::Remove { path: path("tmp/x") }, FileAction::Remove { path: path("etc/motd") }];
         assert_eq!(

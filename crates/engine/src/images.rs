@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use wbuild_image::{BaseImage, LayoutError, OciLayout, Select, VerifiedReader};
-use wbuild_oci::{Descriptor, Digest, DiffId, Platform, Reference};
+use wbuild_oci::{Descriptor, DiffId, Digest, Platform, Reference};
 
 use crate::error::EngineError;
 
@@ -110,7 +110,11 @@ impl BaseImages {
         let found = image.config.platform();
         if !found.satisfies(platform) {
             let wanted = platform.to_string();
-            return Err(EngineError::WrongPlatform { reference: reference.to_owned(), found: found.to_string(), wanted });
+            return Err(EngineError::WrongPlatform {
+                reference: reference.to_owned(),
+                found: found.to_string(),
+                wanted,
+            });
         }
         let image = Arc::new(OpenedImage { layout, image });
         let mut layers = self.layers.lock().unwrap_or_else(PoisonError::into_inner);

@@ -7,11 +7,13 @@
 //! - `plan`: from a folder to a workspace, a spec and a project.
 //! - `export`: deltas to layers to an image.
 //! - `baked`: keys that frameworks write into their output, and results that are not reproducible.
+//! - `conflict`: two tasks that write one path.
 //! - `container`: an image's process and its probe.
 //! - [`handlers`]: what helpers do inside the user namespace of steps.
 
 mod baked;
 mod caches;
+mod conflict;
 mod container;
 mod contexts;
 mod describe;

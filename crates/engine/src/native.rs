@@ -3,7 +3,8 @@
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use wbuild_graph::{AddUser, Assert, Partition, Select};
 use wbuild_tree::{
-    Entry, EntryPath, Node, ResolveError, Subtree, TreeBuilder, TreeLoadError, TreeSource, Visit, resolve, walk,
+    Entry, EntryPath, Node, ResolveError, Subtree, TreeBuilder, TreeLoadError, TreeSource, Visit, resolve,
+    walk,
 };
 
 use crate::files::TreeRoot;
@@ -73,7 +74,13 @@ pub(crate) fn add_user(
     Ok((passwd, group, shadow))
 }
 
-fn add_line(text: &str, kind: &'static str, name: &str, number: u32, line: &str) -> Result<String, NativeError> {
+fn add_line(
+    text: &str,
+    kind: &'static str,
+    name: &str,
+    number: u32,
+    line: &str,
+) -> Result<String, NativeError> {
     for existing in text.lines() {
         let mut fields = existing.split(':');
         let existing_name = fields.next().unwrap_or_default();
@@ -125,7 +132,11 @@ impl Globs {
 
 /// The tree without what is not selected. A directory stays when something in it does, or when it was empty and is
 /// selected itself; an excluded directory goes with all that is in it.
-pub(crate) fn select(trees: &dyn TreeSource, tree: &Subtree, select: &Select) -> Result<Subtree, NativeError> {
+pub(crate) fn select(
+    trees: &dyn TreeSource,
+    tree: &Subtree,
+    select: &Select,
+) -> Result<Subtree, NativeError> {
     let (include, exclude) = (Globs::new(&select.include)?, Globs::new(&select.exclude)?);
     let mut builder = TreeBuilder::new();
     let mut parents = Parents::default();
@@ -181,7 +192,8 @@ pub(crate) fn partition(
     tree: &Subtree,
     partition: &Partition,
 ) -> Result<Vec<Subtree>, NativeError> {
-    let globs = partition.parts.iter().map(|part| Globs::new(&part.include)).collect::<Result<Vec<_>, _>>()?;
+    let globs =
+        partition.parts.iter().map(|part| Globs::new(&part.include)).collect::<Result<Vec<_>, _>>()?;
     let mut builders: Vec<TreeBuilder> = (0..=partition.parts.len()).map(|_| TreeBuilder::new()).collect();
     let rest = partition.parts.len();
     let mut parents = Parents::default();
@@ -228,7 +240,8 @@ pub(crate) fn check(trees: &dyn TreeSource, tree: &Subtree, assert: &Assert) -> 
             Err(_) => false,
         };
         // A link that leaves the checked folder may lead into the base image, which is not looked at here.
-        let leaves = target.starts_with(b"/") && !EntryPath::rooted(target).is_ok_and(|to| to.starts_with(below));
+        let leaves =
+            target.starts_with(b"/") && !EntryPath::rooted(target).is_ok_and(|to| to.starts_with(below));
         if !leads_somewhere && !leaves {
             let target = String::from_utf8_lossy(target).into_owned();
             return Err(NativeError::Dangling { link: path.clone(), target });
@@ -261,7 +274,8 @@ mod tests {
     #[test]
     fn users_are_added_once_and_never_over_others() {
         let (passwd, group, shadow) =
-            add_user("root:x:0:0:root:/root:/bin/sh", "root:x:0:\n", Some("root:*::0:::::\n"), &nextjs()).unwrap();
+            add_user("root:x:0:0:root:/root:/bin/sh", "root:x:0:\n", Some("root:*::0:::::\n"), &nextjs())
+                .unwrap();
         assert_eq!(
             passwd,
             "root:x:0:0:root:/root:/bin/sh\nnextjs:x:1001:1001:nextjs:/home/nextjs:/sbin/nologin\n"
@@ -289,13 +303,20 @@ mod tests {
         let plan = Partition {
             parts: vec![
                 Part { name: "links".into(), include: vec![], links_only: true },
-                Part { name: "modules".into(), include: vec!["app/node_modules/**".into()], links_only: false },
+                Part {
+                    name: "modules".into(),
+                    include: vec!["app/node_modules/**".into()],
+                    links_only: false,
+                },
             ],
             rest: "application".into(),
         };
         let parts = partition(&trees, &app, &plan).unwrap();
         let parts: Vec<Vec<String>> = parts.iter().map(listing).collect();
-        assert_eq!(parts[0], ["/app/ 755 0:0", "/app/node_modules/ 755 0:0", "/app/node_modules/next 777 0:0"]);
+        assert_eq!(
+            parts[0],
+            ["/app/ 755 0:0", "/app/node_modules/ 755 0:0", "/app/node_modules/next 777 0:0"]
+        );
         assert_eq!(parts[1].last().unwrap(), "/app/node_modules/.pnpm/next/x.js 644 0:0");
         assert_eq!(parts[2], ["/app/ 755 0:0", "/app/empty/ 700 0:0", "/app/server.js 644 0:0"]);
     }

@@ -59,14 +59,16 @@ impl Engine {
     /// # Errors
     /// When its files cannot be read, or are wrong.
     pub fn open_workspace(&self, root: &Path) -> Result<OpenWorkspace, EngineError> {
-        let options = || Ok::<_, EngineError>(ListOptions::new(Policy::Workspace, IgnoreRules::load(root, None)?));
+        let options =
+            || Ok::<_, EngineError>(ListOptions::new(Policy::Workspace, IgnoreRules::load(root, None)?));
         let mut context = self.list_context(root, options()?)?;
         let workspace = Workspace::read(&context)?;
         // What tasks write must not be taken for sources (decision 5). Which paths these are is known only now; most
         // checkouts have none of them.
         let outputs = declared_outputs(&context, &workspace)?;
         let built = context.listing().entries().any(|entry| {
-            let path = std::str::from_utf8(entry.path().as_bytes()).ok().and_then(|text| RelPath::new(text).ok());
+            let path =
+                std::str::from_utf8(entry.path().as_bytes()).ok().and_then(|text| RelPath::new(text).ok());
             path.is_some_and(|path| outputs.iter().any(|(_, outputs)| outputs.matches(&path)))
         });
         if built {
@@ -84,11 +86,16 @@ impl Engine {
 }
 
 /// The outputs that any task of any package declares, by task.
-fn declared_outputs(files: &dyn Files, workspace: &Workspace) -> Result<Vec<(String, Outputs)>, WorkspaceError> {
+fn declared_outputs(
+    files: &dyn Files,
+    workspace: &Workspace,
+) -> Result<Vec<(String, Outputs)>, WorkspaceError> {
     let configs = TurboConfigs::read(files, workspace)?;
     let mut names: Vec<&str> = Vec::new();
     for config in configs.by_dir.values() {
-        names.extend(config.tasks.keys().map(|task| task.rsplit_once('#').map_or(task.as_str(), |(_, task)| task)));
+        names.extend(
+            config.tasks.keys().map(|task| task.rsplit_once('#').map_or(task.as_str(), |(_, task)| task)),
+        );
     }
     names.sort_unstable();
     names.dedup();
@@ -130,7 +137,8 @@ impl OpenWorkspace {
         };
         let size = std::fs::metadata(&path).map_err(io_error("read", &path))?.len();
         if size > MAX_SPEC_BYTES {
-            let source = std::io::Error::other(format!("it has {size} bytes; a spec has at most {MAX_SPEC_BYTES}"));
+            let source =
+                std::io::Error::other(format!("it has {size} bytes; a spec has at most {MAX_SPEC_BYTES}"));
             return Err(io_error("read", &path)(source));
         }
         let text = std::fs::read_to_string(&path).map_err(io_error("read", &path))?;
@@ -161,7 +169,11 @@ impl OpenWorkspace {
     }
 }
 
-fn list_files(files: &dyn Files, directory: &RelPath, found: &mut Vec<RelPath>) -> Result<(), WorkspaceError> {
+fn list_files(
+    files: &dyn Files,
+    directory: &RelPath,
+    found: &mut Vec<RelPath>,
+) -> Result<(), WorkspaceError> {
     for entry in files.list(directory)? {
         // Names with odd characters can be in a layer, but no pattern of a workspace means them.
         let Ok(path) = directory.join(&entry.name) else { continue };

@@ -127,12 +127,8 @@ impl Engine {
             let message = format!("the secret `{id}` was given, but no step asks for it");
             options.events.warn(None, message, if asked.is_empty() { Vec::new() } else { vec![hint] });
         }
-        let mut solver = Solver::new(
-            Arc::clone(self),
-            options.events.clone(),
-            options.cancellation.clone(),
-            options.jobs,
-        );
+        let mut solver =
+            Solver::new(Arc::clone(self), options.events.clone(), options.cancellation.clone(), options.jobs);
         if options.no_cache {
             solver = solver.without_cache();
         }

@@ -84,7 +84,10 @@ impl Engine {
             mounts.push(Mount { target, kind });
         }
         if let Some(bundle) = self.trust.bundle() {
-            mounts.push(Mount { target: BUNDLE_TARGET.into(), kind: file_mount(bundle, 0o444, User::default()) });
+            mounts.push(Mount {
+                target: BUNDLE_TARGET.into(),
+                kind: file_mount(bundle, 0o444, User::default()),
+            });
         }
         let mut step = Step::new(
             Root::Overlay { lowers, upper: draft.fs(), scratch: draft.work() },
@@ -98,10 +101,8 @@ impl Engine {
             NetworkMode::Default | NetworkMode::Host => executor::Network::Host,
             NetworkMode::None => executor::Network::None,
         };
-        step.privileges = Privileges {
-            no_new_privileges: exec.privileges == PrivilegeSet::Task,
-            ..Privileges::default()
-        };
+        step.privileges =
+            Privileges { no_new_privileges: exec.privileges == PrivilegeSet::Task, ..Privileges::default() };
         let token = CancelToken::new().map_err(io_error("create a token for", Path::new("the step")))?;
         let killer = token.clone();
         let _stopped = context.cancellation.subscribe(move || killer.cancel());

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 pub(crate) const BUNDLE_TARGET: &str = "/run/wbuild/ca-certificates.crt";
 
 /// Variables that point at the machine's bundle, tried in this order, before the places of the distributions.
-const HOST_VARIABLES: [&str; 4] = ["WBUILD_CA_BUNDLE", "SSL_CERT_FILE", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS"];
+const HOST_VARIABLES: [&str; 4] =
+    ["WBUILD_CA_BUNDLE", "SSL_CERT_FILE", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS"];
 
 /// Where distributions keep the bundle.
 const HOST_BUNDLES: [&str; 5] = [

@@ -59,7 +59,9 @@ impl wbuild_report::Hint for UserError {
 pub fn resolve_user(spec: &str, passwd: &str, group: &str) -> Result<ResolvedUser, UserError> {
     let spec = if spec.is_empty() { "0" } else { spec };
     let (user, wanted_group) = match spec.split_once(':') {
-        Some((user, group)) if !user.is_empty() && !group.is_empty() && !group.contains(':') => (user, Some(group)),
+        Some((user, group)) if !user.is_empty() && !group.is_empty() && !group.contains(':') => {
+            (user, Some(group))
+        }
         Some(_) => return Err(UserError::Malformed { text: spec.to_owned() }),
         None => (spec, None),
     };
@@ -84,9 +86,9 @@ pub fn resolve_user(spec: &str, passwd: &str, group: &str) -> Result<ResolvedUse
         let named = groups.iter().find(|entry| entry.first() == Some(&wanted));
         let gid = match parse_id(wanted)? {
             Some(gid) => gid,
-            None => named.and_then(|entry| entry.get(2)).and_then(|field| field.parse().ok()).ok_or_else(|| {
-                UserError::Unknown { kind: "group", name: wanted.to_owned(), file: "/etc/group" }
-            })?,
+            None => named.and_then(|entry| entry.get(2)).and_then(|field| field.parse().ok()).ok_or_else(
+                || UserError::Unknown { kind: "group", name: wanted.to_owned(), file: "/etc/group" },
+            )?,
         };
         return Ok(ResolvedUser { uid, gid, groups: Vec::new(), home });
     }

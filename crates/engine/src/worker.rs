@@ -7,14 +7,15 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use wbuild_executor::{Isolation, Machine};
 use wbuild_graph::{
-    AddUser, Capture, DeltaId, Exec, FieldValue, FileAction, FileOp, Key, MountKind, Op, Owner, Preimage, Snapshot,
-    Source, StepTimes, Vertex,
+    AddUser, Capture, DeltaId, Exec, FieldValue, FileAction, FileOp, Key, MountKind, Op, Owner, Preimage,
+    Snapshot, Source, StepTimes, Vertex,
 };
 use wbuild_oci::{Digest, Platform};
 use wbuild_report::{FieldChange, VertexId};
 use wbuild_snapshot::{
-    CollectReply, CollectRequest, CollectTimes, Disk, LayerSource, Mtimes, Override, Owners, Selection, SnapshotError,
-    TreeFace, View, disk_face, materialise, publish_exec, remember_tree_face, stack_for_mount, tree_face, unpack_layer,
+    CollectReply, CollectRequest, CollectTimes, Disk, LayerSource, Mtimes, Override, Owners, Selection,
+    SnapshotError, TreeFace, View, disk_face, materialise, publish_exec, remember_tree_face, stack_for_mount,
+    tree_face, unpack_layer,
 };
 use wbuild_solver::{Record, Records, RunContext, Worker};
 use wbuild_store::{DeltaName, KeyLock, RecordMeta, Ref, Store};
@@ -23,6 +24,7 @@ use wbuild_tree::{
 };
 
 use crate::baked;
+use crate::conflict::check_outputs;
 use crate::contexts::{BuildTrees, LocalContext};
 use crate::describe::{KeyFacts, Selected, describe};
 use crate::error::EngineError;
@@ -146,7 +148,8 @@ impl Engine {
         let disk = self.disk(Mtimes::Tree);
         let mut below = Snapshot::default();
         for delta in &snapshot.deltas {
-            let known = tree_face(&self.store, delta)?.is_some() || disk_face(&self.store, delta, disk)?.is_some();
+            let known =
+                tree_face(&self.store, delta)?.is_some() || disk_face(&self.store, delta, disk)?.is_some();
             if !known {
                 self.disk_folder(delta, &below, Mtimes::Tree)?;
             }
@@ -211,6 +214,7 @@ impl Engine {
 
     fn run_exec(&self, context: &RunContext<'_>, exec: &Exec) -> Result<Snapshot, EngineError> {
         let base = &context.inputs[0];
+        check_outputs(context.graph, context.vertex, base, &self.trees())?;
         let mtimes = match exec.times {
             StepTimes::Kept => Mtimes::Tree,
             StepTimes::FromContent => Mtimes::FromContent,
@@ -275,19 +279,30 @@ impl Engine {
 
     /// Says which files make one cold build differ from the next: those that hold keys which the step made up because no
     /// secret was given, and, when the step ran before with the very same key, those that came out differently.
-    fn warn_unreproducible(&self, context: &RunContext<'_>, exec: &Exec, new: &Subtree) -> Result<(), EngineError> {
+    fn warn_unreproducible(
+        &self,
+        context: &RunContext<'_>,
+        exec: &Exec,
+        new: &Subtree,
+    ) -> Result<(), EngineError> {
         let trees = self.trees();
         let name = &context.vertex.name;
         let missing = missing_baked_secrets(exec, &self.secrets);
         let hint = || {
             let ids: Vec<String> = missing.iter().map(|id| format!("--secret id={id},src=FILE")).collect();
-            if ids.is_empty() { Vec::new() } else { vec![format!("for one digest everywhere give {}", ids.join(" "))] }
+            if ids.is_empty() {
+                Vec::new()
+            } else {
+                vec![format!("for one digest everywhere give {}", ids.join(" "))]
+            }
         };
         if !missing.is_empty() {
             let holders = baked::holders(&self.store, &trees, new)?;
             if !holders.is_empty() {
                 let files = baked::named(holders.iter());
-                let message = format!("{name} made up keys, which differ from one cold build to the next, and wrote them to {files}");
+                let message = format!(
+                    "{name} made up keys, which differ from one cold build to the next, and wrote them to {files}"
+                );
                 context.events.warn(Some(context.id), message, hint());
             }
         }
@@ -305,9 +320,7 @@ impl Engine {
         let trees = self.trees();
         let base = &context.inputs[0];
         let view = BaseRoot(self.view(base)?);
-        let inputs = |index: usize| {
-            self.merged(&context.inputs[index])
-        };
+        let inputs = |index: usize| self.merged(&context.inputs[index]);
         let delta = perform(&trees, &StoreContents(&self.store), &view, &inputs, &file.actions);
         self.keep_tree(base, &delta.map_err(EngineError::from)?)
     }
@@ -321,7 +334,11 @@ impl Engine {
         let (passwd, group, shadow) = native::add_user(&passwd, &group, shadow.as_deref(), add)?;
         let trees = self.trees();
         let mut actions = Vec::new();
-        let files = [("etc/passwd", Some(passwd), 0o644), ("etc/group", Some(group), 0o644), ("etc/shadow", shadow, 0o640)];
+        let files = [
+            ("etc/passwd", Some(passwd), 0o644),
+            ("etc/group", Some(group), 0o644),
+            ("etc/shadow", shadow, 0o640),
+        ];
         for (path, text, mode) in files {
             let Some(text) = text else { continue };
             let path = EntryPath::parse(path).unwrap_or_default();
@@ -518,7 +535,9 @@ impl KeyFacts for Engine {
         Ok(Some(match lookup(&trees, &merged, path)? {
             None => Selected::Nothing,
             Some(entry) => match &entry.node {
-                Node::Directory { contents, .. } => Selected::Directory(contents.digest(), contents.content()),
+                Node::Directory { contents, .. } => {
+                    Selected::Directory(contents.digest(), contents.content())
+                }
                 // Its own entry in a directory of its own: the digest of everything that counts about it.
                 _ => {
                     let name = path.split_last().map(|(_, name)| name);
@@ -535,7 +554,8 @@ impl KeyFacts for Engine {
 
 /// The secrets that a step bakes into its output and that were not given.
 fn missing_baked_secrets<'a>(exec: &'a Exec, secrets: &Secrets) -> Vec<&'a str> {
-    let env = exec.secret_env.iter().filter(|secret| secret.version.is_some()).map(|secret| secret.id.as_str());
+    let env =
+        exec.secret_env.iter().filter(|secret| secret.version.is_some()).map(|secret| secret.id.as_str());
     let files = exec.mounts.iter().filter_map(|mount| match &mount.kind {
         MountKind::Secret { id, version: Some(_), .. } => Some(id.as_str()),
         _ => None,

@@ -39,7 +39,10 @@ impl Graph {
     /// When an input is not in the graph yet: a mistake of the frontend, never of the person.
     pub fn add(&mut self, vertex: Vertex) -> VertexId {
         let next = VertexId(u32::try_from(self.vertices.len()).expect("fewer than 2^32 vertices"));
-        assert!(vertex.inputs.iter().all(|input| *input < next), "inputs come before the vertex that takes them");
+        assert!(
+            vertex.inputs.iter().all(|input| *input < next),
+            "inputs come before the vertex that takes them"
+        );
         self.vertices.push(vertex);
         next
     }

@@ -148,7 +148,11 @@ impl Preimage {
         }
         for field in &old.fields {
             if !self.fields.iter().any(|candidate| candidate.name == field.name) {
-                changes.push(FieldChange { field: field.name.clone(), old: Some(field.value.shown()), new: None });
+                changes.push(FieldChange {
+                    field: field.name.clone(),
+                    old: Some(field.value.shown()),
+                    new: None,
+                });
             }
         }
         changes
@@ -214,8 +218,9 @@ mod tests {
     }
 
     fn preimage() -> impl Strategy<Value = Preimage> {
-        proptest::collection::vec(("[a-c]{0,2}", value()), 0..4)
-            .prop_map(|fields| Preimage { fields: fields.into_iter().map(|(name, value)| Field { name, value }).collect() })
+        proptest::collection::vec(("[a-c]{0,2}", value()), 0..4).prop_map(|fields| Preimage {
+            fields: fields.into_iter().map(|(name, value)| Field { name, value }).collect(),
+        })
     }
 
     proptest! {

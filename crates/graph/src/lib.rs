@@ -12,7 +12,8 @@ mod snapshot;
 pub use graph::{Graph, Vertex};
 pub use key::{Field, FieldValue, Key, Preimage};
 pub use op::{
-    AddUser, Assert, Cache, CacheSharing, Capture, Copy, EnvInKey, Environment, Exec, FileAction, FileOp, Mount, MountKind,
-    NetworkMode, Op, Owner, Part, Partition, PrivilegeSet, SecretEnv, Select, Source, StepTimes,
+    AddUser, Assert, Cache, CacheSharing, Capture, Copy, EnvInKey, Environment, Exec, FileAction, FileOp,
+    Mount, MountKind, NetworkMode, Op, Owner, Part, Partition, PrivilegeSet, SecretEnv, Select, Source,
+    StepTimes,
 };
 pub use snapshot::{DeltaId, Snapshot};

@@ -1,7 +1,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use wbuild_oci::{Digest, DiffId};
+use wbuild_oci::{DiffId, Digest};
 use wbuild_tree::{ContentDigest, TreeDigest};
 
 use crate::key::Key;

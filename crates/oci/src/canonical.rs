@@ -17,7 +17,8 @@ mod tests {
 
     #[test]
     fn keys_are_sorted_whatever_order_they_came_in() {
-        let value: serde_json::Value = serde_json::from_str(r#"{"b":{"z":1,"a":[2,1]},"a":null,"B":"ü"}"#).unwrap();
+        let value: serde_json::Value =
+            serde_json::from_str(r#"{"b":{"z":1,"a":[2,1]},"a":null,"B":"ü"}"#).unwrap();
         assert_eq!(
             String::from_utf8(to_canonical_json(&value).unwrap()).unwrap(),
             r#"{"B":"ü","a":null,"b":{"a":[2,1],"z":1}}"#

@@ -107,7 +107,8 @@ impl Execution {
     /// Sets a variable in place, or appends it.
     pub fn set_env(&mut self, name: &str, value: &str) {
         let pair = format!("{name}={value}");
-        let same = |existing: &&mut String| existing.strip_prefix(name).is_some_and(|rest| rest.starts_with('='));
+        let same =
+            |existing: &&mut String| existing.strip_prefix(name).is_some_and(|rest| rest.starts_with('='));
         match self.env.iter_mut().find(same) {
             Some(existing) => *existing = pair,
             None => self.env.push(pair),
@@ -214,7 +215,8 @@ mod tests {
 
     #[test]
     fn environment_is_set_in_place() {
-        let mut execution = Execution { env: vec!["PATH=/bin".into(), "PATHS=x".into()], ..Execution::default() };
+        let mut execution =
+            Execution { env: vec!["PATH=/bin".into(), "PATHS=x".into()], ..Execution::default() };
         execution.set_env("PATH", "/usr/bin");
         execution.set_env("NEW", "1");
         assert_eq!(execution.env, ["PATH=/usr/bin", "PATHS=x", "NEW=1"]);

@@ -195,7 +195,12 @@ impl Document {
             (false, false) => Err(DocumentError::Unknown),
             (true, false) => {
                 let index: Index = serde_json::from_value(value)?;
-                check(index.schema_version, index.media_type.as_deref(), &[media::INDEX, media::DOCKER_INDEX], "an index")?;
+                check(
+                    index.schema_version,
+                    index.media_type.as_deref(),
+                    &[media::INDEX, media::DOCKER_INDEX],
+                    "an index",
+                )?;
                 Ok(Self::Index(index))
             }
             (false, true) => {
@@ -253,7 +258,10 @@ mod tests {
         assert!(matches!(Document::parse(value.to_string().as_bytes()), Err(DocumentError::Ambiguous)));
         let mut value = serde_json::to_value(manifest()).unwrap();
         value["mediaType"] = media::INDEX.into();
-        assert!(matches!(Document::parse(value.to_string().as_bytes()), Err(DocumentError::MediaType { .. })));
+        assert!(matches!(
+            Document::parse(value.to_string().as_bytes()),
+            Err(DocumentError::MediaType { .. })
+        ));
         assert!(matches!(Document::parse(b"{}"), Err(DocumentError::Unknown)));
         assert!(matches!(Document::parse(b"null"), Err(DocumentError::Unknown)));
     }

@@ -23,7 +23,12 @@ pub struct Platform {
 impl Platform {
     /// `linux` on `architecture`.
     pub fn linux(architecture: &str) -> Self {
-        Self { architecture: architecture.to_owned(), os: "linux".to_owned(), variant: None, rest: BTreeMap::new() }
+        Self {
+            architecture: architecture.to_owned(),
+            os: "linux".to_owned(),
+            variant: None,
+            rest: BTreeMap::new(),
+        }
     }
 
     /// The platform this binary was compiled for, in OCI's names.
@@ -77,7 +82,8 @@ impl FromStr for Platform {
         let error = || PlatformParseError { text: text.chars().take(100).collect() };
         let parts: Vec<&str> = text.split('/').collect();
         let word = |part: &str| {
-            !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+            !part.is_empty()
+                && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
         };
         if !(2..=3).contains(&parts.len()) || !parts.iter().all(|part| word(part)) {
             return Err(error());
@@ -104,9 +110,11 @@ mod tests {
 
     #[test]
     fn parse_normalises_and_prints() {
-        for (text, printed) in
-            [("linux/x86_64", "linux/amd64"), ("Linux/ARM64/v8", "linux/arm64/v8"), ("linux/arm/v7", "linux/arm/v7")]
-        {
+        for (text, printed) in [
+            ("linux/x86_64", "linux/amd64"),
+            ("Linux/ARM64/v8", "linux/arm64/v8"),
+            ("linux/arm/v7", "linux/arm/v7"),
+        ] {
             assert_eq!(text.parse::<Platform>().unwrap().to_string(), printed);
         }
         for text in ["linux", "linux/", "linux/a/b/c", "linux/a b", ""] {

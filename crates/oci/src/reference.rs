@@ -123,11 +123,12 @@ impl FromStr for Reference {
 fn is_path_component(part: &str) -> bool {
     let alphanumeric = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     let bytes = part.as_bytes();
-    let ends_well = bytes.first().copied().is_some_and(alphanumeric) && bytes.last().copied().is_some_and(alphanumeric);
+    let ends_well =
+        bytes.first().copied().is_some_and(alphanumeric) && bytes.last().copied().is_some_and(alphanumeric);
     ends_well
-        && part
-            .split(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
-            .all(|separator| matches!(separator, "" | "." | "_" | "__") || separator.bytes().all(|b| b == b'-'))
+        && part.split(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit()).all(|separator| {
+            matches!(separator, "" | "." | "_" | "__") || separator.bytes().all(|b| b == b'-')
+        })
 }
 
 #[cfg(test)]
@@ -151,7 +152,8 @@ mod tests {
         let pinned: Reference = format!("node@{digest}").parse().unwrap();
         assert_eq!(pinned.tag, None);
         assert_eq!(pinned.familiar(), format!("node@{digest}"));
-        for text in ["", "Node", "a//b", "a:", "a:b c", "../x", "a/../b", "a_-b", "-a", "a@sha256:12", "x:/y"] {
+        for text in ["", "Node", "a//b", "a:", "a:b c", "../x", "a/../b", "a_-b", "-a", "a@sha256:12", "x:/y"]
+        {
             assert!(text.parse::<Reference>().is_err(), "{text}");
         }
     }

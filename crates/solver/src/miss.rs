@@ -7,7 +7,11 @@ use crate::worker::Worker;
 const MAX_CHANGES: usize = 20;
 
 /// Compares a key that missed with the latest record of the same step.
-pub(crate) fn reason<W: Worker>(worker: &W, identity: &str, preimage: &Preimage) -> Result<MissReason, W::Error> {
+pub(crate) fn reason<W: Worker>(
+    worker: &W,
+    identity: &str,
+    preimage: &Preimage,
+) -> Result<MissReason, W::Error> {
     let Some(latest) = worker.latest(identity)? else { return Ok(MissReason::NeverBuilt) };
     let mut changes: Vec<FieldChange> = Vec::new();
     for change in preimage.changes_since(&latest.preimage) {

@@ -202,14 +202,16 @@ impl<W: Worker> Pass<W> {
     }
 
     fn solution(&self) -> Solution {
-        let solved = self.known.iter().enumerate().filter_map(|(index, cell)| {
-            cell.get().map(|solved| (VertexId(index as u32), solved.clone()))
-        });
+        let solved =
+            self.known.iter().enumerate().filter_map(|(index, cell)| {
+                cell.get().map(|solved| (VertexId(index as u32), solved.clone()))
+            });
         Solution { solved: solved.collect() }
     }
 
     fn name_of(&self, key: &Key) -> String {
-        let of_key = |cell: &OnceCell<Solved>| cell.get().is_some_and(|solved| solved.key.as_ref() == Some(key));
+        let of_key =
+            |cell: &OnceCell<Solved>| cell.get().is_some_and(|solved| solved.key.as_ref() == Some(key));
         let index = self.known.iter().position(of_key);
         index.map_or_else(|| key.to_string(), |index| self.graph.vertex(VertexId(index as u32)).name.clone())
     }
@@ -255,7 +257,8 @@ impl<W: Worker> Pass<W> {
             Op::Source(_) => {
                 self.events.send(Event::Started { vertex: id });
                 let started = Instant::now();
-                let snapshot = self.blocking(id, move |worker, graph| worker.locate(id, graph.vertex(id))).await?;
+                let snapshot =
+                    self.blocking(id, move |worker, graph| worker.locate(id, graph.vertex(id))).await?;
                 self.finished(id, started, Outcome::Reused { from: Reuse::Local });
                 Solved { snapshot, key: None, ran: false }
             }
@@ -354,6 +357,7 @@ impl<W: Worker> Pass<W> {
             worker.run(&RunContext {
                 id,
                 vertex: graph.vertex(id),
+                graph,
                 inputs: &inputs,
                 key,
                 events: &events,
@@ -414,7 +418,11 @@ impl<W: Worker> Pass<W> {
             }
         }
         if self.cancellation.is_cancelled() {
-            self.events.send(Event::Finished { vertex: id, outcome: Outcome::Cancelled, took: Duration::ZERO });
+            self.events.send(Event::Finished {
+                vertex: id,
+                outcome: Outcome::Cancelled,
+                took: Duration::ZERO,
+            });
             return Err(Stop::Cancelled);
         }
         self.events.send(Event::Finished { vertex: id, outcome: Outcome::Failed, took: Duration::ZERO });

@@ -1,7 +1,7 @@
 use std::error::Error;
 use std::fmt::Debug;
 
-use wbuild_graph::{DeltaId, Key, Preimage, Snapshot, Vertex};
+use wbuild_graph::{DeltaId, Graph, Key, Preimage, Snapshot, Vertex};
 use wbuild_report::{EventSink, FieldChange, VertexId};
 
 use crate::cancel::Cancellation;
@@ -14,6 +14,8 @@ pub struct RunContext<'a> {
     pub id: VertexId,
     /// The vertex.
     pub vertex: &'a Vertex,
+    /// All of them: where its inputs come from.
+    pub graph: &'a Graph,
     /// Its inputs' snapshots; the files of all of them are at hand.
     pub inputs: &'a [Snapshot],
     /// Its key.

@@ -1,11 +1,13 @@
 //! The solver against a worker in memory: what runs, what is reused, what is built again, and why.
 
+#![expect(clippy::unwrap_used, reason = "tests stop where something is not as it should be")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use wbuild_graph::{
-    Capture, DeltaId, Exec, FieldValue, Graph, Key, NetworkMode, Op, Preimage, PrivilegeSet, Snapshot, Source, StepTimes,
-    Vertex,
+    Capture, DeltaId, Exec, FieldValue, Graph, Key, NetworkMode, Op, Preimage, PrivilegeSet, Snapshot,
+    Source, StepTimes, Vertex,
 };
 use wbuild_oci::Digest;
 use wbuild_report::{Event, EventSink, FieldChange, MissReason, Outcome, VertexId};
@@ -89,7 +91,9 @@ impl Worker for Toy {
         }
         let delta = match (&context.vertex.op, context.vertex.name.as_str()) {
             (_, "fails") => return Err(ToyError::Failed),
-            (Op::Source(_), name) => content(&self.files.lock().unwrap().get(name).cloned().unwrap_or_default()),
+            (Op::Source(_), name) => {
+                content(&self.files.lock().unwrap().get(name).cloned().unwrap_or_default())
+            }
             (_, name) if name.starts_with("output") => content(name),
             _ => DeltaId::Exec(context.key),
         };
@@ -178,7 +182,9 @@ impl Bench {
     fn why(&self, graph: &Graph, name: &str) -> Option<MissReason> {
         let id = graph.iter().find(|(_, vertex)| vertex.name == name).unwrap().0;
         self.events.lock().unwrap().iter().find_map(|event| match event {
-            Event::Finished { vertex, outcome: Outcome::Built { why }, .. } if *vertex == id => Some(why.clone()),
+            Event::Finished { vertex, outcome: Outcome::Built { why }, .. } if *vertex == id => {
+                Some(why.clone())
+            }
             _ => None,
         })
     }

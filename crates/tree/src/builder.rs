@@ -59,7 +59,12 @@ impl TreeBuilder {
     ///
     /// # Errors
     /// When a parent is no directory or cannot be loaded.
-    pub fn insert(&mut self, source: &dyn TreeSource, path: &EntryPath, entry: Entry) -> Result<(), BuildError> {
+    pub fn insert(
+        &mut self,
+        source: &dyn TreeSource,
+        path: &EntryPath,
+        entry: Entry,
+    ) -> Result<(), BuildError> {
         let (parent, name) = path.split_last().ok_or(BuildError::Root)?;
         let directory = self.root.descend(source, &parent, path)?;
         directory.slots.insert(name, Slot::Done(entry));
@@ -70,7 +75,12 @@ impl TreeBuilder {
     ///
     /// # Errors
     /// When it or a parent is something else than a directory.
-    pub fn directory(&mut self, source: &dyn TreeSource, path: &EntryPath, meta: Meta) -> Result<(), BuildError> {
+    pub fn directory(
+        &mut self,
+        source: &dyn TreeSource,
+        path: &EntryPath,
+        meta: Meta,
+    ) -> Result<(), BuildError> {
         let (parent, name) = path.split_last().ok_or(BuildError::Root)?;
         let directory = self.root.descend(source, &parent, path)?;
         match directory.slots.get_mut(&name) {
@@ -241,7 +251,9 @@ mod tests {
         trees.insert(&inner).unwrap();
         let stored = Subtree::stored(*inner.summary());
         let mut builder = TreeBuilder::new();
-        builder.insert(&MemoryTrees::default(), &path("m"), Entry::directory(Meta::new(0o755), stored)).unwrap();
+        builder
+            .insert(&MemoryTrees::default(), &path("m"), Entry::directory(Meta::new(0o755), stored))
+            .unwrap();
         builder.insert(&MemoryTrees::default(), &path("n"), file("y")).unwrap();
         let tree = builder.finish();
         assert_eq!(tree.entries(), 302);

@@ -178,7 +178,10 @@ impl Subtree {
         let tree = self.summary.tree;
         let directory = source.directory(tree)?;
         if encoding::summarise(&directory) != self.summary {
-            return Err(TreeLoadError::Damaged { tree, why: "its contents do not fit their parent's summary" });
+            return Err(TreeLoadError::Damaged {
+                tree,
+                why: "its contents do not fit their parent's summary",
+            });
         }
         Ok(Arc::clone(self.loaded.get_or_init(|| Arc::new(directory))))
     }
@@ -206,7 +209,11 @@ impl fmt::Debug for Subtree {
 ///
 /// # Errors
 /// When a directory on the way cannot be loaded.
-pub fn lookup(source: &dyn TreeSource, root: &Subtree, path: &EntryPath) -> Result<Option<Entry>, TreeLoadError> {
+pub fn lookup(
+    source: &dyn TreeSource,
+    root: &Subtree,
+    path: &EntryPath,
+) -> Result<Option<Entry>, TreeLoadError> {
     let mut here = root.clone();
     let mut components = path.components().peekable();
     while let Some(name) = components.next() {
@@ -237,7 +244,10 @@ impl MemoryTrees {
         for child in &object.children {
             self.insert(child)?;
         }
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(subtree.digest(), object.bytes);
+        self.0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .insert(subtree.digest(), object.bytes);
         Ok(subtree.digest())
     }
 }

@@ -335,7 +335,10 @@ mod tests {
         assert_eq!((loaded.entries(), loaded.bytes()), (604, tree.bytes()));
         let top = trees.directory(tree.digest()).unwrap();
         let a = top.entries.values().next().unwrap().contents().unwrap();
-        assert!(a.loaded().is_none(), "a has more than {INLINE_ENTRIES} entries below and is an object of its own");
+        assert!(
+            a.loaded().is_none(),
+            "a has more than {INLINE_ENTRIES} entries below and is an object of its own"
+        );
         assert_eq!(a.open(&trees).unwrap().entries.len(), 3);
     }
 
@@ -350,7 +353,9 @@ mod tests {
     fn every_flipped_byte_is_noticed() {
         let mut builder = TreeBuilder::new();
         builder.insert(&MemoryTrees::default(), &EntryPath::parse("a/b").unwrap(), file("x")).unwrap();
-        builder.insert(&MemoryTrees::default(), &EntryPath::parse("l").unwrap(), Entry::symlink("a")).unwrap();
+        builder
+            .insert(&MemoryTrees::default(), &EntryPath::parse("l").unwrap(), Entry::symlink("a"))
+            .unwrap();
         let tree = builder.finish();
         let bytes = encode_object(tree.loaded().unwrap()).bytes;
         decode_object(tree.digest(), &bytes).unwrap();

@@ -25,7 +25,9 @@ mod walk;
 pub use apply::apply;
 pub use builder::{BuildError, TreeBuilder};
 pub use change::{Change, changes};
-pub use directory::{ContentDigest, Directory, MemoryTrees, Subtree, TreeDigest, TreeLoadError, TreeSource, lookup};
+pub use directory::{
+    ContentDigest, Directory, MemoryTrees, Subtree, TreeDigest, TreeLoadError, TreeSource, lookup,
+};
 pub use encoding::{EncodedObject, decode_object, encode_object};
 pub use entry::{Entry, LinkId, Meta, Node, Time, Xattrs};
 pub use path::{EntryPath, Name, PathError};

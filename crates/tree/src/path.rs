@@ -262,7 +262,8 @@ impl<'de> Deserialize<'de> for EntryPath {
                 }
                 (b'\\', [b'x', high, low, tail @ ..]) => {
                     let digits = [*high, *low];
-                    let byte = std::str::from_utf8(&digits).ok().and_then(|hex| u8::from_str_radix(hex, 16).ok());
+                    let byte =
+                        std::str::from_utf8(&digits).ok().and_then(|hex| u8::from_str_radix(hex, 16).ok());
                     bytes.push(byte.ok_or_else(|| serde::de::Error::custom("bad escape in a path"))?);
                     rest = tail;
                 }
@@ -300,8 +301,10 @@ mod tests {
 
     #[test]
     fn a_directory_sorts_directly_before_its_contents() {
-        let mut paths: Vec<EntryPath> =
-            ["a.b", "a", "a/c", "a-b", "a/b/d", "b"].iter().map(|text| EntryPath::parse(text).unwrap()).collect();
+        let mut paths: Vec<EntryPath> = ["a.b", "a", "a/c", "a-b", "a/b/d", "b"]
+            .iter()
+            .map(|text| EntryPath::parse(text).unwrap())
+            .collect();
         paths.sort();
         let sorted: Vec<String> = paths.iter().map(ToString::to_string).collect();
         assert_eq!(sorted, ["/a", "/a/b/d", "/a/c", "/a-b", "/a.b", "/b"]);

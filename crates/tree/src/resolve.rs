@@ -82,7 +82,8 @@ pub fn resolve<L: Lookup + ?Sized>(
         }
         if part == b".." {
             let parent = here.path.parent().unwrap_or_default();
-            let entry = if parent.is_root() { None } else { root.entry(&parent).map_err(ResolveError::Lookup)? };
+            let entry =
+                if parent.is_root() { None } else { root.entry(&parent).map_err(ResolveError::Lookup)? };
             here = Resolved { path: parent, entry };
             continue;
         }
@@ -141,9 +142,15 @@ mod tests {
 
     #[test]
     fn links_stay_inside() {
-        let root =
-            root(&[("bin", "usr/bin"), ("abs", "/usr"), ("up", "../../../etc"), ("usr/self", "."), ("dead", "/no/where")]);
-        let to = |path: &str| resolve(&root, &EntryPath::parse(path).unwrap(), true).unwrap().path.to_string();
+        let root = root(&[
+            ("bin", "usr/bin"),
+            ("abs", "/usr"),
+            ("up", "../../../etc"),
+            ("usr/self", "."),
+            ("dead", "/no/where"),
+        ]);
+        let to =
+            |path: &str| resolve(&root, &EntryPath::parse(path).unwrap(), true).unwrap().path.to_string();
         assert_eq!(to("bin/sh"), "/usr/bin/sh");
         assert_eq!(to("abs/self/self/bin"), "/usr/bin");
         assert_eq!(to("up/passwd"), "/etc/passwd");

@@ -35,7 +35,9 @@ pub fn walk<E: From<TreeLoadError>>(
         let below = path.join(name);
         let visit = visitor(&below, entry)?;
         let child = match (visit, entry.contents()) {
-            (Visit::Into, Some(contents)) if !contents.is_empty() => Some((below, contents.open(source)?, None)),
+            (Visit::Into, Some(contents)) if !contents.is_empty() => {
+                Some((below, contents.open(source)?, None))
+            }
             _ => None,
         };
         let name = name.clone();

@@ -7,12 +7,14 @@ use crate::args::CacheCommand;
 use crate::render::{Align, Table, Theme, size};
 
 pub(crate) fn run(command: &CacheCommand, session: &Session) -> Result<(), Failure> {
-    let (CacheCommand::Du { home } | CacheCommand::Prune { home, .. } | CacheCommand::Verify { home }) = command;
+    let (CacheCommand::Du { home } | CacheCommand::Prune { home, .. } | CacheCommand::Verify { home }) =
+        command;
     let engine = Engine::open(session.plain_options(home.home.as_ref())?, &session.variable)?;
     match command {
         CacheCommand::Du { .. } => {
             let usage = engine.store().usage().map_err(Failure::new)?;
-            let mut table = Table::new([("WHAT", Align::Left), ("COUNT", Align::Right), ("SIZE", Align::Right)]);
+            let mut table =
+                Table::new([("WHAT", Align::Left), ("COUNT", Align::Right), ("SIZE", Align::Right)]);
             let rows = [
                 ("blobs", usage.blobs),
                 ("trees", usage.trees),
@@ -72,7 +74,9 @@ mod tests {
 
     #[test]
     fn sizes() {
-        for (text, expected) in [("0", 0), ("1000", 1000), ("2k", 2048), ("20GB", 20 << 30), ("1MiB", 1 << 20)] {
+        for (text, expected) in
+            [("0", 0), ("1000", 1000), ("2k", 2048), ("20GB", 20 << 30), ("1MiB", 1 << 20)]
+        {
             assert_eq!(bytes(text).ok(), Some(expected), "{text}");
         }
         for text in ["", "x", "20XB", "-1", "99999999999999999999", "18446744073709551615k"] {

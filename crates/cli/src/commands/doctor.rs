@@ -10,13 +10,21 @@ pub(crate) fn run(args: &DoctorArgs, session: &Session) -> Result<(), Failure> {
     let home = session.home(args.home.home.as_ref())?;
     let engine = Engine::open(session.plain_options(args.home.home.as_ref())?, &session.variable)?;
     let machine = Machine::probe(&home).map_err(Failure::new)?;
-    let mut text = format!("kernel      {}\nuser        {}\nstate       {}\n", machine.kernel, machine.uid, home.display());
+    let mut text = format!(
+        "kernel      {}\nuser        {}\nstate       {}\n",
+        machine.kernel,
+        machine.uid,
+        home.display()
+    );
     for attempt in &machine.attempts {
         let name = name(&attempt.isolation);
         match &attempt.refusal {
             None => text.push_str(&format!("isolation   {name}\n")),
             Some(refusal) => {
-                text.push_str(&format!("refused     {name}: {}\n            {}\n", refusal.reason, refusal.remedy));
+                text.push_str(&format!(
+                    "refused     {name}: {}\n            {}\n",
+                    refusal.reason, refusal.remedy
+                ));
             }
         }
     }

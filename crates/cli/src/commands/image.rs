@@ -7,14 +7,14 @@ use std::sync::Arc;
 
 use serde_json::json;
 use wbuild_engine::{
-    BuiltImage, DEFAULT_BUDGET, Engine, ExportOptions, ImageLocation, LocationError, OpenWorkspace, Options, Secrets, SolveOptions,
-    SpecChoice, StepFailure, find_workspace,
+    BuiltImage, DEFAULT_BUDGET, Engine, ExportOptions, ImageLocation, LocalContext, LocationError,
+    OpenWorkspace, Options, Secrets, SolveOptions, SpecChoice, StepFailure, find_workspace,
 };
 use wbuild_frontend::{Definition, Facts, Input, Spec, lower, needs};
 use wbuild_image::{ArchiveFormat, Export, write_archive_file, write_layout};
 use wbuild_layer::{Recipe, Times};
 use wbuild_oci::{Platform, Reference};
-use wbuild_report::Hint;
+use wbuild_report::{Diagnostic, Hint};
 use wbuild_solver::{Solution, SolveError};
 
 use super::{Failure, Session, WriteError, print};
@@ -45,16 +45,20 @@ pub(crate) fn run(args: &ImageArgs, session: &Session) -> Result<(), Failure> {
     if args.print_spec {
         return print(&spec.print());
     }
-    let (engine, definition) = plan(args, session, engine, workspace, &spec, &platform)?;
+    let Planned { engine, definition, warnings, left_out } =
+        plan(args, session, engine, workspace, &spec, &platform)?;
     let name = args.target.clone().unwrap_or_else(|| definition.default_target.clone());
-    let target = definition.target(&name).map_err(|error| {
-        Failure::Usage { message: error.to_string(), hints: error.hints() }
-    })?;
+    let target = definition
+        .target(&name)
+        .map_err(|error| Failure::Usage { message: error.to_string(), hints: error.hints() })?;
 
     let terminal = Terminal::stderr();
     let progress = Progress::new(args.progress.progress, std::io::stderr(), &terminal, Clock::start())
         .map_err(|source| Failure::new(WriteError { path: "standard error".into(), source }))?;
-    for diagnostic in &definition.warnings {
+    if let Some(left_out) = left_out {
+        progress.note(left_out);
+    }
+    for diagnostic in warnings.iter().chain(&definition.warnings) {
         progress.note(render_diagnostics(std::slice::from_ref(diagnostic), &terminal.theme()));
     }
     let jobs = args.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(2, Into::into));
@@ -107,7 +111,10 @@ fn open(args: &ImageArgs, session: &Session, platform: &Platform) -> Result<Engi
         };
         let (name, place) = text.split_once('=').ok_or_else(usage)?;
         let place = ImageLocation::parse(place).map_err(|error: LocationError| {
-            Failure::usage(error.to_string(), "base images come from OCI layouts: oci-layout://DIR[:TAG|@DIGEST]")
+            Failure::usage(
+                error.to_string(),
+                "base images come from OCI layouts: oci-layout://DIR[:TAG|@DIGEST]",
+            )
         })?;
         images.insert(name.to_owned(), place);
     }
@@ -120,6 +127,14 @@ fn open(args: &ImageArgs, session: &Session, platform: &Platform) -> Result<Engi
     Ok(Engine::open(options, &session.variable)?)
 }
 
+/// Everything that is known before anything runs.
+struct Planned {
+    engine: Arc<Engine>,
+    definition: Definition,
+    warnings: Vec<Diagnostic>,
+    left_out: Option<String>,
+}
+
 /// Lowers the spec: what the workspace says, what the base images say, what was given.
 fn plan(
     args: &ImageArgs,
@@ -128,7 +143,7 @@ fn plan(
     workspace: OpenWorkspace,
     spec: &Spec,
     platform: &Platform,
-) -> Result<(Arc<Engine>, Definition), Failure> {
+) -> Result<Planned, Failure> {
     let project = workspace.project(spec, platform)?;
     let needs = needs(spec);
     let mut facts = Facts::default();
@@ -150,12 +165,26 @@ fn plan(
             None => build_args.extend((session.variable)(text).map(|value| (text.clone(), value))),
         }
     }
+    let left_out = left_out(&workspace.context);
     engine.add_context("", workspace.context);
     let secrets = engine.secrets_given();
-    let input =
-        Input { spec, project: &project, facts: &facts, platform, build_args: &build_args, secrets: &secrets };
+    let input = Input {
+        spec,
+        project: &project,
+        facts: &facts,
+        platform,
+        build_args: &build_args,
+        secrets: &secrets,
+    };
     let definition = lower(&input).map_err(Failure::Diagnostics)?;
-    Ok((Arc::new(engine), definition))
+    Ok(Planned { engine: Arc::new(engine), definition, warnings: project.warnings, left_out })
+}
+
+/// What an installed or built checkout holds and a build does not see, in one line (decision 5).
+fn left_out(context: &LocalContext) -> Option<String> {
+    let reasons: Vec<String> =
+        context.left_out().iter().map(|out| format!("{} ({})", out.reason, out.count)).collect();
+    (!reasons.is_empty()).then(|| format!("left out of the build context: {}", reasons.join(", ")))
 }
 
 /// Whether a name fits a pattern with at most trailing `*`.
@@ -171,8 +200,9 @@ fn matches(pattern: &str, name: &str) -> bool {
 fn platform(given: Option<&str>) -> Result<Platform, Failure> {
     let host = Platform::host();
     let Some(text) = given else { return Ok(host) };
-    let wanted: Platform =
-        text.parse().map_err(|error: wbuild_oci::PlatformParseError| Failure::usage(error.to_string(), "linux/amd64"))?;
+    let wanted: Platform = text
+        .parse()
+        .map_err(|error: wbuild_oci::PlatformParseError| Failure::usage(error.to_string(), "linux/amd64"))?;
     if !host.satisfies(&wanted) {
         let message = format!("steps for {wanted} cannot be run on this machine, which is {host}");
         return Err(Failure::usage(message, format!("leave --platform out, or build on a {wanted} machine")));
@@ -192,7 +222,9 @@ fn tags(given: &[String]) -> Result<Vec<Reference>, Failure> {
 fn labels(given: &[String]) -> Result<BTreeMap<String, String>, Failure> {
     let parse = |text: &String| match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
-        _ => Err(Failure::usage(format!("`--label {text}` is not of the form NAME=VALUE"), "--label team=web")),
+        _ => {
+            Err(Failure::usage(format!("`--label {text}` is not of the form NAME=VALUE"), "--label team=web"))
+        }
     };
     given.iter().map(parse).collect()
 }
@@ -200,7 +232,10 @@ fn labels(given: &[String]) -> Result<BTreeMap<String, String>, Failure> {
 /// `type=oci,dest=PATH[,tar=false]`; a bare path is a folder (docker's short form of `local`, here a layout).
 fn output(text: &str) -> Result<Output, Failure> {
     let usage = |message: String| {
-        Failure::usage(message, "outputs are of the form type=oci,dest=FILE.tar or type=oci,dest=FOLDER,tar=false")
+        Failure::usage(
+            message,
+            "outputs are of the form type=oci,dest=FILE.tar or type=oci,dest=FOLDER,tar=false",
+        )
     };
     if !text.contains('=') {
         return Ok(Output::Layout(PathBuf::from(text)));
@@ -218,7 +253,9 @@ fn output(text: &str) -> Result<Output, Failure> {
         (Some("oci"), Some(dest)) if tar => Ok(Output::Archive(dest)),
         (Some("oci"), Some(dest)) => Ok(Output::Layout(dest)),
         (Some("oci"), None) => Err(usage("--output type=oci needs a dest".to_owned())),
-        (kind, _) => Err(usage(format!("this version writes outputs of type oci, not `{}`", kind.unwrap_or_default()))),
+        (kind, _) => {
+            Err(usage(format!("this version writes outputs of type oci, not `{}`", kind.unwrap_or_default())))
+        }
     }
 }
 
@@ -229,13 +266,12 @@ fn created(timestamp: &str, session: &Session) -> Result<i64, Failure> {
         ("epoch", None) => return Ok(1),
         (given, _) => (given.to_owned(), "--timestamp"),
     };
-    text.parse().map_err(|_| Failure::usage(format!("{from} is `{text}`, which is no number of seconds"), "for example 1700000000"))
+    text.parse().map_err(|_| {
+        Failure::usage(format!("{from} is `{text}`, which is no number of seconds"), "for example 1700000000")
+    })
 }
 
-fn snapshot(
-    solution: &Solution,
-    vertex: wbuild_report::VertexId,
-) -> Result<wbuild_graph::Snapshot, Failure> {
+fn snapshot(solution: &Solution, vertex: wbuild_report::VertexId) -> Result<wbuild_graph::Snapshot, Failure> {
     let solved = solution.get(vertex).map(|solved| solved.snapshot.clone());
     solved.ok_or_else(|| Failure::usage("the target was not solved", "this is a bug of wbuild"))
 }
@@ -321,7 +357,13 @@ fn report(args: &ImageArgs, built: &BuiltImage, export: &Export, outputs: &[Outp
     for output in outputs {
         let (Output::Layout(path) | Output::Archive(path)) = output;
         // Only for people: scripts read the digest from standard output.
-        let _ = writeln!(err, "image {} ({} in {} layers)", path.display(), size(built.size()), built.layers.len());
+        let _ = writeln!(
+            err,
+            "image {} ({} in {} layers)",
+            path.display(),
+            size(built.size()),
+            built.layers.len()
+        );
     }
     print(&format!("{digest}\n"))
 }

@@ -82,13 +82,16 @@ impl Session {
         if let Some(home) = given {
             return Ok(home.clone());
         }
-        let absolute = |name: &str| (self.variable)(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        let absolute =
+            |name: &str| (self.variable)(name).map(PathBuf::from).filter(|path| path.is_absolute());
         if let Some(cache) = absolute("XDG_CACHE_HOME") {
             return Ok(cache.join("wbuild"));
         }
         match absolute("HOME") {
             Some(home) => Ok(home.join(".cache/wbuild")),
-            None => Err(Failure::usage("there is no HOME to keep state in", "name a state directory with --home")),
+            None => {
+                Err(Failure::usage("there is no HOME to keep state in", "name a state directory with --home"))
+            }
         }
     }
 }

@@ -5,9 +5,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
-use wbuild_engine::{
-    ContainerNetwork, ContainerOptions, Engine, Health, ImageLocation, Options,
-};
+use wbuild_engine::{ContainerNetwork, ContainerOptions, Engine, Health, ImageLocation, Options};
 use wbuild_executor::{CancelToken, Status};
 use wbuild_image::Select;
 use wbuild_report::LogStream;
@@ -28,8 +26,8 @@ pub(crate) fn run(args: &RunArgs, session: &Session) -> Result<ExitCode, Failure
         env: environment(args, session),
         network: network(args, &engine)?,
     };
-    let cancel = CancelToken::new()
-        .map_err(|source| Failure::new(WriteError { path: "a token".into(), source }))?;
+    let cancel =
+        CancelToken::new().map_err(|source| Failure::new(WriteError { path: "a token".into(), source }))?;
     let token = cancel.clone();
     let _subscription = session.cancellation.subscribe(move || token.cancel());
     let container = engine.start_container(IMAGE, &options)?;
@@ -51,7 +49,11 @@ pub(crate) fn run(args: &RunArgs, session: &Session) -> Result<ExitCode, Failure
             Ok(ExitCode::SUCCESS)
         }
         Health::Unhealthy { failures, output } => {
-            let said = if output.is_empty() { String::new() } else { format!("; the last one said: {}", escape_line(&output)) };
+            let said = if output.is_empty() {
+                String::new()
+            } else {
+                format!("; the last one said: {}", escape_line(&output))
+            };
             say(&format!("unhealthy: {failures} probes failed in a row{said}"));
             Ok(ExitCode::FAILURE)
         }
@@ -87,7 +89,10 @@ fn network(args: &RunArgs, engine: &Engine) -> Result<ContainerNetwork, Failure>
         "none" => return Ok(ContainerNetwork::None),
         "private" => {}
         other => {
-            return Err(Failure::usage(format!("`{other}` is no network"), "--network private, host or none"));
+            return Err(Failure::usage(
+                format!("`{other}` is no network"),
+                "--network private, host or none",
+            ));
         }
     }
     if args.publish.is_empty() {
@@ -98,7 +103,10 @@ fn network(args: &RunArgs, engine: &Engine) -> Result<ContainerNetwork, Failure>
         let (host, guest) = text.rsplit_once(':').unwrap_or((text, text));
         match (host.parse(), guest.parse()) {
             (Ok(host), Ok(guest)) => Ok((host, guest)),
-            _ => Err(Failure::usage(format!("`--publish {text}` is not of the form [HOST:]PORT"), "-p 8080:3000")),
+            _ => Err(Failure::usage(
+                format!("`--publish {text}` is not of the form [HOST:]PORT"),
+                "-p 8080:3000",
+            )),
         }
     };
     Ok(ContainerNetwork::Private(args.publish.iter().map(parse).collect::<Result<_, _>>()?))

@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use wbuild_engine::{Engine, OpenWorkspace, find_workspace};
-use wbuild_workspace::{Closure, Content, Files, InstallPlan, PackageSummary, RelPath, TurboConfigs, WorkspaceSummary};
+use wbuild_workspace::{
+    Closure, Content, Files, InstallPlan, PackageSummary, RelPath, TurboConfigs, WorkspaceSummary,
+};
 
 use super::{Failure, Session, WriteError, print};
 use crate::args::{WorkspaceArgs, WorkspaceCommand};
@@ -21,10 +23,8 @@ pub(crate) fn run(args: &WorkspaceArgs, session: &Session) -> Result<(), Failure
     }
     let summary = WorkspaceSummary::new(&open.workspace, &closure);
     if args.json {
-        let text = serde_json::to_string_pretty(&summary).map_err(|error| Failure::Failed {
-            error: Box::new(error),
-            hints: Vec::new(),
-        })?;
+        let text = serde_json::to_string_pretty(&summary)
+            .map_err(|error| Failure::Failed { error: Box::new(error), hints: Vec::new() })?;
         return print(&format!("{text}\n"));
     }
     let mut text = String::new();
@@ -89,7 +89,8 @@ fn prune(open: &OpenWorkspace, closure: &Closure, folder: &Path) -> Result<(), F
         let path = path.to_owned();
         move |source| Failure::new(WriteError { path, source })
     };
-    let plan = InstallPlan::new(&open.workspace, closure, &open.context).map_err(wbuild_engine::EngineError::from)?;
+    let plan = InstallPlan::new(&open.workspace, closure, &open.context)
+        .map_err(wbuild_engine::EngineError::from)?;
     std::fs::create_dir(folder).map_err(wrong(folder))?;
     for (path, file) in &plan.files {
         let target = folder.join(path.as_str());
@@ -103,7 +104,8 @@ fn prune(open: &OpenWorkspace, closure: &Closure, folder: &Path) -> Result<(), F
         }
         if file.executable {
             use std::os::unix::fs::PermissionsExt;
-            std::fs::set_permissions(&target, std::fs::Permissions::from_mode(0o755)).map_err(wrong(&target))?;
+            std::fs::set_permissions(&target, std::fs::Permissions::from_mode(0o755))
+                .map_err(wrong(&target))?;
         }
     }
     print(&format!("{} files in {}\n", plan.files.len(), folder.display()))
@@ -115,7 +117,8 @@ fn copy(open: &OpenWorkspace, path: &RelPath, target: &Path) -> Result<(), Failu
         let source = std::io::Error::from(std::io::ErrorKind::NotFound);
         Failure::new(WriteError { path: target.to_owned(), source })
     })?;
-    std::fs::write(target, bytes).map_err(|source| Failure::new(WriteError { path: target.to_owned(), source }))
+    std::fs::write(target, bytes)
+        .map_err(|source| Failure::new(WriteError { path: target.to_owned(), source }))
 }
 
 fn copy_tree(open: &OpenWorkspace, dir: &RelPath, folder: &Path) -> Result<(), Failure> {

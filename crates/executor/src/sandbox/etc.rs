@@ -1,14 +1,15 @@
 //! The files of `/etc` that tell a step about its surroundings. Never part of its changes.
 
 use std::fs;
-use std::io::Read as _;
+use std::io::{self, Read as _};
 
+use crate::failure::{Doing, Failure, While as _};
 use crate::step::{Network, Step};
 
 /// The names of the files, in `/etc`.
 pub(crate) const NAMES: [&str; 3] = ["resolv.conf", "hosts", "hostname"];
 
-/// Where systemd-resolved keeps the servers that are reachable from another network namespace than its own.
+/// Far more than either file ever holds.
 const MAX_BYTES: u64 = 1 << 20;
 
 /// What the files hold.
@@ -21,8 +22,8 @@ pub(crate) struct Files {
 
 impl Files {
     /// The files for `step`, made from those of this machine.
-    pub(crate) fn of_host(step: &Step) -> Self {
-        Self::new(step, &read("/etc/resolv.conf"), &read("/etc/hosts"))
+    pub(crate) fn of_host(step: &Step) -> Result<Self, Failure> {
+        Ok(Self::new(step, &read("/etc/resolv.conf")?, &read("/etc/hosts")?))
     }
 
     fn new(step: &Step, resolv_conf: &str, hosts: &str) -> Self {
@@ -61,13 +62,16 @@ fn names_something_else(line: &str) -> bool {
     }
 }
 
-/// A machine without the file, or where we may not read it, is a machine without names to tell.
-fn read(path: &str) -> String {
+/// A machine without the file is a machine without names to tell.
+fn read(path: &str) -> Result<String, Failure> {
     let mut text = Vec::new();
-    if let Ok(file) = fs::File::open(path) {
-        let _ = file.take(MAX_BYTES).read_to_end(&mut text);
-    }
-    String::from_utf8_lossy(&text).into_owned()
+    match fs::File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(String::new()),
+        file => {
+            file.and_then(|file| file.take(MAX_BYTES).read_to_end(&mut text)).doing_to(Doing::Open, path)?
+        }
+    };
+    Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
 #[cfg(test)]

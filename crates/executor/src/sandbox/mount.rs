@@ -203,10 +203,19 @@ fn complaint(context: &OwnedFd) -> Option<String> {
         // Errors and warnings; notices (`i`) are not about what went wrong.
         if let Some(text) = line.trim_end().strip_prefix("e ").or_else(|| line.trim_end().strip_prefix("w "))
         {
-            lines.push(text.to_owned());
+            lines.push(spelled_out(text));
         }
     }
     (!lines.is_empty()).then(|| lines.join("; "))
+}
+
+/// A complaint in which directories have their own names again.
+fn spelled_out(text: &str) -> String {
+    let words = text.split(' ').map(|word| match word.starts_with("/proc/self/fd/") {
+        true => std::fs::read_link(word).map_or_else(|_| word.to_owned(), |path| path.display().to_string()),
+        false => word.to_owned(),
+    });
+    words.collect::<Vec<_>>().join(" ")
 }
 
 /// Makes `root`, which is attached in a mount that lies over the present root, the root of this mount namespace, and

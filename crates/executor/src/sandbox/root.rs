@@ -38,7 +38,7 @@ pub(crate) struct Built {
 pub(crate) fn build(step: &Step, identity: Identity, machine: system::Parts) -> Result<Built, Failure> {
     // Everything of the host is opened before anything is mounted over it.
     let host = system::Host::open()?;
-    let etc = etc::Files::of_host(step);
+    let etc = etc::Files::of_host(step)?;
     let mut mounts = step.mounts.iter().map(Prepared::open).collect::<Result<Vec<_>, _>>()?;
     mounts.sort_by_key(|prepared| prepared.mount.target.components().count());
     let roots = Roots::open(&step.root)?;
