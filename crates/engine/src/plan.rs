@@ -157,6 +157,12 @@ impl OpenWorkspace {
     pub fn project(&self, spec: &Spec, platform: &Platform) -> Result<Project, EngineError> {
         let mut listing = Vec::new();
         list_files(&self.context, &RelPath::root(), &mut listing)?;
+        // A file with credentials is no source: its other lines reach the install, and the credentials only its process.
+        listing.retain(|path| {
+            let npmrc = path.name() == Some(".npmrc");
+            let parent = path.parent().unwrap_or_else(RelPath::root);
+            !npmrc || self.workspace.npmrc.get(&parent).is_none_or(|npmrc| npmrc.credentials().is_empty())
+        });
         let name = self.root.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         Ok(Project::read(&ProjectSource {
             files: &self.context,

@@ -9,7 +9,8 @@ use std::sync::{Mutex, PoisonError};
 
 use wbuild_executor as executor;
 use wbuild_executor::{
-    Access, CancelToken, Content, ExecError, Finished, Mount, Privileges, Root, Source, Step, User,
+    Access, CancelToken, CapabilitySet, Content, ExecError, Finished, Mount, Privileges, Root, Source, Step,
+    User,
 };
 use wbuild_graph::{Exec, MountKind, NetworkMode, PrivilegeSet};
 use wbuild_report::{Event, EventSink, LogStream, VertexId};
@@ -78,7 +79,7 @@ impl Engine {
                     None => continue,
                 },
                 MountKind::Scratchpad { contents, mode } => {
-                    file_mount(contents, u32::from(*mode), User::default())
+                    file_mount(&expand(contents, &self.secrets), u32::from(*mode), User::default())
                 }
             };
             mounts.push(Mount { target, kind });
@@ -101,8 +102,14 @@ impl Engine {
             NetworkMode::Default | NetworkMode::Host => executor::Network::Host,
             NetworkMode::None => executor::Network::None,
         };
-        step.privileges =
-            Privileges { no_new_privileges: exec.privileges == PrivilegeSet::Task, ..Privileges::default() };
+        step.privileges = Privileges {
+            no_new_privileges: exec.privileges == PrivilegeSet::Task,
+            capabilities: match exec.privileges {
+                PrivilegeSet::Run => CapabilitySet::DOCKER,
+                // Installs and tasks make no devices, and raw sockets could listen to the host's network, which they share.
+                PrivilegeSet::Task => CapabilitySet::BUILDAH,
+            },
+        };
         let token = CancelToken::new().map_err(io_error("create a token for", Path::new("the step")))?;
         let killer = token.clone();
         let _stopped = context.cancellation.subscribe(move || killer.cancel());
@@ -142,6 +149,24 @@ fn refused(error: ExecError) -> EngineError {
 pub(crate) fn io_error(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> EngineError {
     let path = path.to_owned();
     move |source| EngineError::Io { action, path, source }
+}
+
+/// Puts secrets in the place of `${NAME}`; names without a secret stay as they are, and whoever reads the file says so.
+fn expand(contents: &[u8], secrets: &Secrets) -> Vec<u8> {
+    let mut out = Vec::with_capacity(contents.len());
+    let mut rest = contents;
+    while let Some(start) = rest.windows(2).position(|pair| pair == b"${") {
+        let Some(length) = rest[start..].iter().position(|b| *b == b'}') else { break };
+        let name = std::str::from_utf8(&rest[start + 2..start + length]).ok();
+        out.extend_from_slice(&rest[..start]);
+        match name.and_then(|name| secrets.get(name)) {
+            Some(value) => out.extend_from_slice(value.trim_ascii_end()),
+            None => out.extend_from_slice(&rest[start..=start + length]),
+        }
+        rest = &rest[start + length + 1..];
+    }
+    out.extend_from_slice(rest);
+    out
 }
 
 fn absolute(path: &EntryPath) -> PathBuf {
@@ -266,5 +291,26 @@ impl Engine {
         fs::create_dir_all(&path).map_err(io_error("create", &path))?;
         *folder = Some(path.clone());
         Ok(path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_secrets_are_expanded() {
+        let mut secrets = Secrets::default();
+        secrets.add("id=TOKEN", &|_| Some("s3cret\n".to_owned())).unwrap();
+        let expanded = |text: &str| String::from_utf8(expand(text.as_bytes(), &secrets)).unwrap();
+        assert_eq!(expanded("//npm.example/:_authToken=${TOKEN}\n"), "//npm.example/:_authToken=s3cret\n");
+        assert_eq!(expanded("a=${HOME} b=${TOKEN"), "a=${HOME} b=${TOKEN");
+    }
+
+    #[test]
+    fn commands_are_shown_as_they_were_written() {
+        let words = |text: &[&str]| text.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+        assert_eq!(shown(&words(&["/bin/sh", "-c", "apk add x"])), "apk add x");
+        assert_eq!(shown(&words(&["pnpm", "run", "build"])), "pnpm run build");
     }
 }

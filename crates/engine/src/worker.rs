@@ -573,6 +573,11 @@ pub(crate) fn secrets_asked_for(graph: &wbuild_graph::Graph) -> BTreeSet<String>
             MountKind::Secret { id, .. } => Some(id.clone()),
             _ => None,
         }));
+        for mount in &exec.mounts {
+            let MountKind::Scratchpad { contents, .. } = &mount.kind else { continue };
+            let text = String::from_utf8_lossy(contents);
+            ids.extend(text.split("${").skip(1).filter_map(|rest| Some(rest.split_once('}')?.0.to_owned())));
+        }
     }
     ids
 }

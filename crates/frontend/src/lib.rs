@@ -14,7 +14,8 @@ pub use definition::{Definition, HistoryRow, Target, UnknownTarget};
 pub use input::{Facts, Input, Needs, needs};
 pub use lower::{INPUT_DIGEST, lower};
 pub use project::{
-    App, ForeignPackage, Install, InstallFile, LifecycleScript, Next, Outputs, Project, ProjectSource, Task,
+    App, Credentials, ForeignPackage, Install, InstallFile, LifecycleScript, Next, Outputs, Project,
+    ProjectSource, Task,
 };
 pub use spec::{
     BuildSpec, DevSpec, InferFacts, InstallSpec, Layer, NodeVersion, Normalise, Origin, Probe, RunnerSpec,

@@ -181,7 +181,7 @@ pub enum MountKind {
     },
     /// A small file made for this step only, in memory: never in the key.
     Scratchpad {
-        /// Its bytes.
+        /// Its bytes; `${NAME}` stands for the secret of that name, if it is given.
         contents: Vec<u8>,
         /// Permission bits.
         mode: u16,

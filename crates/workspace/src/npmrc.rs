@@ -83,6 +83,13 @@ impl Npmrc {
         Self { file: Arc::clone(file), lines }
     }
 
+    /// The lines that are credentials, as they stand in the file; empty when there are none. For a user's `.npmrc` in
+    /// memory, and for nothing else.
+    pub fn credentials(&self) -> String {
+        let lines = self.lines.iter().filter(|line| line.kind == NpmrcKind::Credential);
+        lines.map(|line| format!("{}\n", self.file.text[line.span.start..line.span.end].trim())).collect()
+    }
+
     /// The last value of a setting.
     pub fn setting(&self, key: &str) -> Option<&NpmrcLine> {
         self.lines.iter().rev().find(|line| line.key == key && line.kind != NpmrcKind::Credential)

@@ -92,8 +92,7 @@ impl Lowering<'_> {
             user: String::new(),
             network: network(self.spec().install.network),
             privileges: PrivilegeSet::Task,
-            // Credentials of .npmrc files will come in here, as a secret at /root/.npmrc.
-            mounts: vec![self.pnpm_store()],
+            mounts: [self.pnpm_store()].into_iter().chain(self.credentials()).collect(),
             secret_env: Vec::new(),
             capture: Capture::All,
             times: StepTimes::Kept,
@@ -102,6 +101,15 @@ impl Lowering<'_> {
                     .to_owned(),
             ],
         }
+    }
+
+    /// The repository's credentials as the user's own `.npmrc`, in memory. `${NAME}` in it is a secret of that name: the
+    /// repository cannot have the environment of the machine expanded into its requests.
+    fn credentials(&self) -> Option<Mount> {
+        let lines = &self.input.project.install.credentials.0;
+        let contents = lines.clone().into_bytes();
+        let kind = MountKind::Scratchpad { contents, mode: 0o600 };
+        (!lines.is_empty()).then(|| Mount { target: entry("root/.npmrc"), kind })
     }
 
     fn pnpm_store(&self) -> Mount {

@@ -68,10 +68,22 @@ pub struct Install {
     pub files: Vec<InstallFile>,
     /// Files and folders of the context that it takes as they are.
     pub verbatim: Vec<EntryPath>,
+    /// The credentials of the repository's `.npmrc` files: never in a file, a key or a log (decision 6).
+    pub credentials: Credentials,
     /// Whether a dependency of the closure may run scripts of its own.
     pub builds: bool,
     /// The projects' own lifecycle scripts, in the order in which pnpm would run them.
     pub scripts: Vec<LifecycleScript>,
+}
+
+/// Lines of an `.npmrc` that nobody is shown.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Credentials(pub String);
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Credentials({} lines)", self.0.lines().count())
+    }
 }
 
 /// A file made for the install.

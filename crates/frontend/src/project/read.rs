@@ -6,11 +6,13 @@ use wbuild_oci::Platform;
 use wbuild_report::{Diagnostic, Hint as _, Severity, nearest};
 use wbuild_tree::EntryPath;
 use wbuild_workspace::{
-    Closure, Content, EnvNames, Files, GitIgnores, InstallPlan, Manifest, NextFacts, RelPath, TaskGraph,
-    TurboConfigs, Workspace, WorkspaceError, check_frozen, tsconfig_chain,
+    Closure, Content, EnvNames, Files, GitIgnores, InstallPlan, Manifest, NextFacts, Npmrc, RelPath,
+    TaskGraph, TurboConfigs, Workspace, WorkspaceError, check_frozen, tsconfig_chain,
 };
 
-use super::{App, ForeignPackage, Install, InstallFile, LifecycleScript, Next, Project, Task, globs};
+use super::{
+    App, Credentials, ForeignPackage, Install, InstallFile, LifecycleScript, Next, Project, Task, globs,
+};
 use crate::Spec;
 
 /// Near misses that are kept for each task; the rest helps nobody.
@@ -199,6 +201,7 @@ impl<'a> Reader<'a> {
             }
         }
         let workspace = self.source.workspace;
+        install.credentials = Credentials(workspace.npmrc.values().map(Npmrc::credentials).collect());
         let lockfile = &workspace.lockfile;
         install.builds = self
             .closure
