@@ -1,5 +1,6 @@
 //! The command line as typed. Where docker buildx has a flag for it, it is the same flag with the same meaning.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -131,7 +132,7 @@ pub(crate) struct ImageArgs {
 
     /// How many steps run at once [default: the number of processors]
     #[arg(short, long, value_name = "N")]
-    pub(crate) jobs: Option<usize>,
+    pub(crate) jobs: Option<NonZeroUsize>,
 
     /// Print the spec that is used, and build nothing
     #[arg(long)]

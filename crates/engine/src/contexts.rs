@@ -112,11 +112,12 @@ impl Files for LocalContext {
                     }
                 }
                 FileKind::File => {
-                    let bytes = self
-                        .listing
-                        .root()
-                        .read(&here, MAX_PLANNING_FILE)
-                        .map_err(|error| failed(error.into()))?;
+                    let bytes =
+                        self.listing.root().read(&here, MAX_PLANNING_FILE).map_err(|error| match error {
+                            // Which file is said already.
+                            ContextError::ReadFile { source, .. } => failed(source.into()),
+                            other => failed(other.into()),
+                        })?;
                     return Ok(Some(Cow::Owned(bytes)));
                 }
                 _ => return Ok(None),

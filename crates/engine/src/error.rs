@@ -74,7 +74,7 @@ pub enum EngineError {
     #[error(transparent)]
     Context(#[from] wbuild_context::ContextError),
     /// A base image.
-    #[error("cannot use the base image")]
+    #[error("cannot use the image")]
     Layout(#[from] wbuild_image::LayoutError),
     /// A base image for another machine.
     #[error("the base image `{reference}` is for {found}, and {wanted} is wanted")]
@@ -202,6 +202,12 @@ fn first_of(diagnostics: &[Diagnostic]) -> String {
     diagnostics.first().map_or_else(|| "the input is wrong".to_owned(), ToString::to_string)
 }
 
+/// Whether permissions are at the bottom of an error.
+fn is_denied(error: &(dyn std::error::Error + 'static)) -> bool {
+    let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+    kind == Some(io::ErrorKind::PermissionDenied) || error.source().is_some_and(is_denied)
+}
+
 impl Hint for EngineError {
     fn hints(&self) -> Vec<String> {
         match self {
@@ -236,6 +242,9 @@ impl Hint for EngineError {
                 vec!["give the runner a healthcheck in the spec, or leave --until-healthy out".to_owned()]
             }
             Self::IgnoreFile(error) => error.hints(),
+            Self::Workspace(error) if is_denied(&**error) => {
+                vec!["make it readable for the user who builds".to_owned()]
+            }
             Self::Workspace(error) => error.hints(),
             Self::NoWorkspace { .. } => {
                 vec!["run wbuild inside a pnpm workspace, or name it with --directory".to_owned()]

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 use wbuild_frontend::Target;
@@ -12,7 +13,7 @@ use wbuild_graph::{DeltaId, Preimage, Snapshot};
 use wbuild_image::{Assembly, BlobFiles, Image, LayerRef, Row, assemble};
 use wbuild_layer::{Contents, Recipe, Times, write_layer};
 use wbuild_oci::{Descriptor, DiffId, Digest, HistoryEntry};
-use wbuild_store::{RecordMeta, Ref, Store};
+use wbuild_store::{RecordMeta, Ref, Store, seal_time};
 use wbuild_tree::Subtree;
 
 use crate::error::EngineError;
@@ -72,6 +73,10 @@ impl BlobFiles for BuiltImage {
             return Ok(base.blob_path(digest));
         }
         Ok(self.store.blob_path(digest))
+    }
+
+    fn seal(&self, digest: &Digest, size: u64) -> Option<SystemTime> {
+        Some(seal_time(digest, size))
     }
 }
 

@@ -46,6 +46,9 @@ pub enum SpecChoice {
 /// # Errors
 /// When there is none up to the root of the file system.
 pub fn find_workspace(start: &Path) -> Result<PathBuf, EngineError> {
+    if !std::fs::metadata(start).map_err(io_error("find", start))?.is_dir() {
+        return Err(io_error("search in", start)(std::io::ErrorKind::NotADirectory.into()));
+    }
     let start = std::path::absolute(start).map_err(io_error("find", start))?;
     match start.ancestors().find(|folder| folder.join(WORKSPACE_FILE).is_file()) {
         Some(root) => Ok(root.to_owned()),

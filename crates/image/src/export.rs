@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 use wbuild_oci::{Descriptor, Digest, Index, Reference, to_canonical_json};
 use wbuild_report::Hint;
@@ -30,6 +31,12 @@ pub trait BlobFiles {
     /// # Errors
     /// When there is none.
     fn blob(&self, digest: &Digest) -> io::Result<PathBuf>;
+
+    /// The modification time that says of a file that it was verified to be this blob, and that nobody has written to
+    /// it since. Copies get it. Without one, every copy is hashed again by the next export.
+    fn seal(&self, _digest: &Digest, _size: u64) -> Option<SystemTime> {
+        None
+    }
 }
 
 /// What a layout or archive is to hold.

@@ -1,9 +1,10 @@
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
@@ -38,9 +39,9 @@ pub struct LayoutChanges {
 /// index.json             replaced last, in one step: readers see the old image or the new one
 /// ```
 ///
-/// Blobs that are there already are kept if they are right: the same inode as in the store, or else the same
-/// digest. Wrong ones are replaced, and those that nothing names any more removed. Because blobs may share the
-/// store's inodes, **the folder is read-only to its users**.
+/// Blobs that are there already are kept if they are right: the same inode as in the store, the time of a verified copy
+/// ([`BlobFiles::seal`]), or else the same digest. Wrong ones are replaced, and those that nothing names any more
+/// removed. Because blobs may share the store's inodes, **the folder is read-only to its users**.
 ///
 /// A second export into the same folder waits for the first.
 ///
@@ -139,9 +140,22 @@ impl Folder {
 
     /// Puts a small file in place in one step, unless it is there already.
     fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), ExportError> {
+        if self.holds(name, bytes)? {
+            return Ok(());
+        }
         let mut file = self.partial(name)?;
         file.write_all(bytes).map_err(self.failed("write", name))?;
         self.commit(&file, name, Mode::from_raw_mode(0o644))
+    }
+
+    /// Whether a small file is there with these bytes.
+    fn holds(&self, name: &str, bytes: &[u8]) -> Result<bool, ExportError> {
+        let Some(file) = self.existing(name)? else { return Ok(false) };
+        if !file.metadata().is_ok_and(|found| found.is_file() && found.len() == bytes.len() as u64) {
+            return Ok(false);
+        }
+        let mut found = Vec::with_capacity(bytes.len());
+        Ok(file.take(bytes.len() as u64).read_to_end(&mut found).is_ok() && found == bytes)
     }
 
     /// A fresh file that is not in place yet.
@@ -177,13 +191,15 @@ impl Folder {
         }
     }
 
-    /// Whether a blob is there and right. `stored` is the file it was once linked from.
+    /// Whether a blob is there and right. `stored` is the file it was once linked from, `seal` the time of a verified
+    /// copy.
     fn is_right(
         &self,
         name: &str,
         digest: &Digest,
         size: u64,
         stored: Option<&std::fs::Metadata>,
+        seal: Option<SystemTime>,
     ) -> Result<bool, ExportError> {
         let Some(file) = self.existing(name)? else { return Ok(false) };
         let found = file.metadata().map_err(self.failed("read", name))?;
@@ -193,9 +209,18 @@ impl Folder {
         if stored.is_some_and(|stored| (stored.dev(), stored.ino()) == (found.dev(), found.ino())) {
             return Ok(true);
         }
-        let mut hash = HashingReader::new(file);
-        io::copy(&mut hash, &mut io::sink()).map_err(self.failed("read", name))?;
-        Ok(hash.finish().0 == *digest)
+        if seal.is_some_and(|seal| is_sealed(&found, seal)) {
+            return Ok(true);
+        }
+        let mut hash = HashingReader::new(&file);
+        copy(&mut hash, &mut io::sink())
+            .map_err(|(CopyError::Read(error) | CopyError::Write(error))| self.failed("read", name)(error))?;
+        let right = hash.finish().0 == *digest;
+        if let Some(seal) = seal.filter(|_| right) {
+            // On a file system that refuses, the next export reads it again.
+            let _ = file.set_modified(seal);
+        }
+        Ok(right)
     }
 
     /// Counts a blob as kept, or clears its place.
@@ -224,7 +249,7 @@ impl Folder {
         changes: &mut LayoutChanges,
     ) -> Result<(), ExportError> {
         let name = digest.hex();
-        let right = self.is_right(&name, digest, bytes.len() as u64, None)?;
+        let right = self.is_right(&name, digest, bytes.len() as u64, None, None)?;
         if self.keep_or_clear(&name, right, changes)? {
             return Ok(());
         }
@@ -246,7 +271,8 @@ impl Folder {
         let stored = blobs.blob(&digest).map_err(unreadable)?;
         let source = File::open(&stored).map_err(unreadable)?;
         let metadata = source.metadata().map_err(unreadable)?;
-        let right = self.is_right(&name, &digest, layer.size, Some(&metadata))?;
+        let seal = blobs.seal(&digest, layer.size);
+        let right = self.is_right(&name, &digest, layer.size, Some(&metadata), seal)?;
         if self.keep_or_clear(&name, right, changes)? {
             return Ok(());
         }
@@ -271,6 +297,9 @@ impl Folder {
                 CopyError::Read(source) => unreadable(source),
                 CopyError::Write(source) => self.failed("write", &name)(source),
             })?;
+            if let Some(seal) = seal {
+                let _ = file.set_modified(seal);
+            }
             changes.written += 1;
         }
         self.commit(&file, &name, Mode::from_raw_mode(0o444))
@@ -296,6 +325,15 @@ impl Folder {
     }
 }
 
+/// Whether a file has the time of a verified copy. Some file systems keep whole seconds only.
+fn is_sealed(found: &std::fs::Metadata, seal: SystemTime) -> bool {
+    let since = |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    found.modified().is_ok_and(|modified| {
+        let (modified, seal) = (since(modified), since(seal));
+        modified == seal || modified == Duration::from_secs(seal.as_secs())
+    })
+}
+
 /// Which side of a copy has failed.
 pub(crate) enum CopyError {
     Read(io::Error),
@@ -303,7 +341,7 @@ pub(crate) enum CopyError {
 }
 
 /// As [`io::copy`], but it can be told whose fault an error was.
-pub(crate) fn copy(reader: &mut impl io::Read, writer: &mut impl Write) -> Result<(), CopyError> {
+pub(crate) fn copy(reader: &mut impl Read, writer: &mut impl Write) -> Result<(), CopyError> {
     let mut buffer = vec![0; 256 << 10];
     loop {
         match reader.read(&mut buffer) {

@@ -291,15 +291,13 @@ impl<W: Worker> Pass<W> {
         vertex: &Vertex,
         inputs: &[Snapshot],
     ) -> Result<Solved, Stop> {
-        let owned = inputs.to_vec();
-        let preimage =
-            self.blocking(id, move |worker, graph| worker.describe(graph.vertex(id), &owned)).await?;
+        let preimage = self.at_once(id, |worker, graph| worker.describe(graph.vertex(id), inputs))?;
         let key = preimage.key();
         let replace = self.no_cache || self.lost.contains(&key);
         self.events.send(Event::Started { vertex: id });
         let started = Instant::now();
         if !replace {
-            let found = self.blocking(id, move |worker, _| worker.record(&key)).await?;
+            let found = self.at_once(id, |worker, _| worker.record(&key))?;
             if let Some(record) = found {
                 self.finished(id, started, Outcome::Reused { from: Reuse::Local });
                 return Ok(Solved { snapshot: record.snapshot, key: Some(key), ran: false });
@@ -407,14 +405,25 @@ impl<W: Worker> Pass<W> {
         let (worker, graph) = (Arc::clone(&self.worker), Arc::clone(&self.graph));
         let result = tokio::task::spawn_blocking(move || work(&worker, &graph)).await;
         let result = result.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
-        let error = match result {
-            Ok(value) => return Ok(value),
-            Err(error) => error,
-        };
+        result.map_err(|error| self.file(id, error))
+    }
+
+    /// Calls the worker where it is, for what reads a small file or two: handing it to another thread and back takes
+    /// longer, and in a build in which nothing changed there is nothing else.
+    fn at_once<T>(
+        self: &Arc<Self>,
+        id: VertexId,
+        work: impl FnOnce(&W, &Graph) -> Result<T, W::Error>,
+    ) -> Result<T, Stop> {
+        work(&self.worker, &self.graph).map_err(|error| self.file(id, error))
+    }
+
+    /// Files an error of the worker, and says why to stop.
+    fn file(&self, id: VertexId, error: W::Error) -> Stop {
         if let Some(delta) = self.worker.lost(&error) {
             let producer = self.producers.lock().unwrap_or_else(PoisonError::into_inner).get(&delta).copied();
             if let Some((_, Some(key))) = producer {
-                return Err(Stop::Lost(key));
+                return Stop::Lost(key);
             }
         }
         if self.cancellation.is_cancelled() {
@@ -423,11 +432,11 @@ impl<W: Worker> Pass<W> {
                 outcome: Outcome::Cancelled,
                 took: Duration::ZERO,
             });
-            return Err(Stop::Cancelled);
+            return Stop::Cancelled;
         }
         self.events.send(Event::Finished { vertex: id, outcome: Outcome::Failed, took: Duration::ZERO });
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert((id, error));
         self.cancellation.cancel();
-        Err(Stop::Failed)
+        Stop::Failed
     }
 }

@@ -56,6 +56,7 @@ pub use keylock::KeyLock;
 pub use layout::Area;
 pub use record::{Record, RecordMeta, Stored};
 pub use removal::remove_tree;
+pub use seal::seal_time;
 pub use store::Store;
 pub use usage::{Usage, UsageOf, Verified};
 pub use workspace::Workspace;

@@ -8,6 +8,8 @@
 //! The size is in it because of power loss: journals keep a file's times and lose its data, and then the file is
 //! shorter (ext4 with delayed allocation and XFS both set the size when the data has been written).
 
+use std::time::{Duration, SystemTime};
+
 use rustix::fs::{FileType, Stat, Timespec};
 use wbuild_oci::Digest;
 
@@ -26,6 +28,12 @@ pub(crate) fn time(digest: &Digest, size: u64) -> Timespec {
     let mixed = (word(0) ^ size).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20;
     let other = (word(8) ^ size.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20;
     Timespec { tv_sec: (1 + mixed % SECONDS) as i64, tv_nsec: ((1 + other % MICROS) * 1000) as _ }
+}
+
+/// The same for copies of blobs outside of the store, which are then known again without being read.
+pub fn seal_time(digest: &Digest, size: u64) -> SystemTime {
+    let sealed = time(digest, size);
+    SystemTime::UNIX_EPOCH + Duration::new(sealed.tv_sec.unsigned_abs(), sealed.tv_nsec as u32)
 }
 
 /// Whether a file is as it was published.
@@ -63,5 +71,7 @@ mod tests {
         // A change here means that every blob of every store is hashed once more: give it a feature flag.
         let sealed = time(&Digest::of(b"wbuild"), 6);
         assert_eq!((sealed.tv_sec, sealed.tv_nsec), (38_802_636, 37_773_000));
+        let since = seal_time(&Digest::of(b"wbuild"), 6).duration_since(SystemTime::UNIX_EPOCH);
+        assert_eq!(since.unwrap(), Duration::new(38_802_636, 37_773_000));
     }
 }

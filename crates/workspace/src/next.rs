@@ -223,11 +223,20 @@ fn standalone(code: &str, absent: Finding) -> (Finding, Option<Span>) {
 
 /// Whether the configuration takes properties from elsewhere: a spread, or a local module.
 fn brings_in_more(code: &str) -> bool {
-    let local = |quote: &str| code.contains(&format!("{quote}./")) || code.contains(&format!("{quote}../"));
-    let imports = code.contains("import") || code.contains("require");
     // Without an object in sight, what is exported is a call or a name that an import brings in.
-    let hidden = config_object(code).is_none();
-    code.contains("...") || (imports && (local("'") || local("\"") || local("`"))) || hidden
+    code.contains("...") || imports_local_module(code) || config_object(code).is_none()
+}
+
+/// Whether an import or a `require` names a file beside the configuration. A path elsewhere, such as the one in
+/// `path.join(__dirname, '../..')`, brings nothing in.
+fn imports_local_module(code: &str) -> bool {
+    code.match_indices(['\'', '"', '`']).filter(|(at, quote)| code[at + quote.len()..].starts_with('.')).any(
+        |(at, _)| {
+            let before = code[..at].trim_end();
+            let before = before.strip_suffix('(').map_or(before, str::trim_end);
+            ["from", "import", "require"].iter().any(|word| before.ends_with(word))
+        },
+    )
 }
 
 /// The opening brace of the object that is probably the configuration.
@@ -276,6 +285,9 @@ mod tests {
             ("export default { output: process.env.CI ? 'standalone' : undefined }", Unknown),
             ("import base from './base.mjs';\nexport default { ...base }", Unknown),
             ("import make from 'x';\nexport default make()", Unknown),
+            ("import path from 'x';\nexport default { root: path.join(__dirname, '../..') }", No),
+            ("const base = require( './base' );\nmodule.exports = { root: base.root }", Unknown),
+            ("import '../env.mjs';\nexport default {}", Unknown),
             ("", Unknown),
         ] {
             assert_eq!(facts(text).standalone, expected, "{text}");

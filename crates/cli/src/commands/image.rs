@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde_json::json;
 use wbuild_engine::{
     BuiltImage, DEFAULT_BUDGET, Engine, ExportOptions, ImageLocation, LocalContext, LocationError,
-    OpenWorkspace, Options, Secrets, SolveOptions, SpecChoice, StepFailure, find_workspace,
+    OpenWorkspace, Options, SecretError, Secrets, SolveOptions, SpecChoice, StepFailure, find_workspace,
 };
 use wbuild_frontend::{Definition, Facts, Input, Spec, lower, needs};
 use wbuild_image::{ArchiveFormat, Export, write_archive_file, write_layout};
@@ -37,7 +37,13 @@ pub(crate) fn run(args: &ImageArgs, session: &Session) -> Result<(), Failure> {
     let platform = platform(args.platform.as_deref())?;
     let outputs = args.outputs.iter().map(|text| output(text)).collect::<Result<Vec<_>, _>>()?;
     let tags = tags(&args.tags)?;
+    let labels = labels(&args.labels)?;
+    let build_args = build_args(&args.build_args, session)?;
     let created = created(&args.timestamp, session)?;
+    let budget = match (session.variable)("WBUILD_CACHE_LIMIT") {
+        Some(limit) => super::cache::bytes(&limit)?,
+        None => DEFAULT_BUDGET,
+    };
     let engine = open(args, session, &platform)?;
     let workspace = engine.open_workspace(&root)?;
     let choice = args.app.file.clone().map_or(SpecChoice::Find, SpecChoice::File);
@@ -46,7 +52,7 @@ pub(crate) fn run(args: &ImageArgs, session: &Session) -> Result<(), Failure> {
         return print(&spec.print());
     }
     let Planned { engine, definition, warnings, left_out } =
-        plan(args, session, engine, workspace, &spec, &platform)?;
+        plan(&build_args, engine, workspace, &spec, &platform)?;
     let name = args.target.clone().unwrap_or_else(|| definition.default_target.clone());
     let target = definition
         .target(&name)
@@ -61,7 +67,8 @@ pub(crate) fn run(args: &ImageArgs, session: &Session) -> Result<(), Failure> {
     for diagnostic in warnings.iter().chain(&definition.warnings) {
         progress.note(render_diagnostics(std::slice::from_ref(diagnostic), &terminal.theme()));
     }
-    let jobs = args.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(2, Into::into));
+    let jobs =
+        args.jobs.map_or_else(|| std::thread::available_parallelism().map_or(2, Into::into), Into::into);
     let options = SolveOptions {
         events: progress.sink(),
         cancellation: session.cancellation.clone(),
@@ -72,7 +79,6 @@ pub(crate) fn run(args: &ImageArgs, session: &Session) -> Result<(), Failure> {
     let ran = solution.as_ref().is_ok_and(|solution| solution.ran() > 0);
     let built = solution.map_err(failure).and_then(|solution| {
         let recipe = Recipe { times: Times::Fixed(created), ..Recipe::default() };
-        let labels = labels(&args.labels)?;
         let snapshot = snapshot(&solution, target.vertex)?;
         Ok(engine.export(target, &snapshot, &ExportOptions { recipe, created, labels })?)
     });
@@ -92,10 +98,6 @@ pub(crate) fn run(args: &ImageArgs, session: &Session) -> Result<(), Failure> {
     progress.finish();
     report(args, &built, &export, &outputs)?;
     if ran {
-        let budget = match (session.variable)("WBUILD_CACHE_LIMIT") {
-            Some(limit) => super::cache::bytes(&limit)?,
-            None => DEFAULT_BUDGET,
-        };
         // The image is written; a store that cannot be tidied now is tidied after the next build.
         let _ = engine.tidy(budget);
     }
@@ -120,7 +122,10 @@ fn open(args: &ImageArgs, session: &Session, platform: &Platform) -> Result<Engi
     }
     let mut secrets = Secrets::default();
     for text in &args.secrets {
-        secrets.add(text, &session.variable).map_err(Failure::new)?;
+        secrets.add(text, &session.variable).map_err(|error| match error {
+            SecretError::Malformed { .. } => Failure::usage(error.to_string(), "--secret id=token,env=TOKEN"),
+            other => Failure::new(other),
+        })?;
     }
     let home = session.home(args.home.home.as_ref())?;
     let options = Options { home, platform: platform.clone(), images, secrets };
@@ -137,8 +142,7 @@ struct Planned {
 
 /// Lowers the spec: what the workspace says, what the base images say, what was given.
 fn plan(
-    args: &ImageArgs,
-    session: &Session,
+    build_args: &BTreeMap<String, String>,
     mut engine: Engine,
     workspace: OpenWorkspace,
     spec: &Spec,
@@ -150,32 +154,18 @@ fn plan(
     for reference in &needs.images {
         facts.images.insert(reference.clone(), engine.image_config(reference)?);
     }
-    for (name, value) in std::env::vars() {
+    // A variable that is no UTF-8 can stand in no key and no document.
+    let variables = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    for (name, value) in variables {
         if needs.host_env.iter().any(|pattern| matches(pattern, &name)) {
             facts.host_env.insert(name, value);
-        }
-    }
-    let mut build_args = BTreeMap::new();
-    for text in &args.build_args {
-        match text.split_once('=') {
-            Some((name, value)) => {
-                build_args.insert(name.to_owned(), value.to_owned());
-            }
-            // Without a value it comes from the environment, and where that has none it is not given (docker).
-            None => build_args.extend((session.variable)(text).map(|value| (text.clone(), value))),
         }
     }
     let left_out = left_out(&workspace.context);
     engine.add_context("", workspace.context);
     let secrets = engine.secrets_given();
-    let input = Input {
-        spec,
-        project: &project,
-        facts: &facts,
-        platform,
-        build_args: &build_args,
-        secrets: &secrets,
-    };
+    let input = Input { spec, project: &project, facts: &facts, platform, build_args, secrets: &secrets };
     let definition = lower(&input).map_err(Failure::Diagnostics)?;
     Ok(Planned { engine: Arc::new(engine), definition, warnings: project.warnings, left_out })
 }
@@ -219,6 +209,28 @@ fn tags(given: &[String]) -> Result<Vec<Reference>, Failure> {
     given.iter().map(parse).collect()
 }
 
+fn build_args(given: &[String], session: &Session) -> Result<BTreeMap<String, String>, Failure> {
+    let mut values = BTreeMap::new();
+    for text in given {
+        let (name, value) = match text.split_once('=') {
+            Some((name, value)) => (name, Some(value.to_owned())),
+            // Without a value it comes from the environment, and where that has none it is not given (docker).
+            None => (text.as_str(), (session.variable)(text)),
+        };
+        let usable = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        if name.is_empty() || !name.chars().all(usable) {
+            let message =
+                format!("`--build-arg {}` does not begin with the name of a variable", text.escape_debug());
+            return Err(Failure::usage(
+                message,
+                "--build-arg NAME=VALUE, or NAME to take it from the environment",
+            ));
+        }
+        values.extend(value.map(|value| (name.to_owned(), value)));
+    }
+    Ok(values)
+}
+
 fn labels(given: &[String]) -> Result<BTreeMap<String, String>, Failure> {
     let parse = |text: &String| match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
@@ -237,6 +249,9 @@ fn output(text: &str) -> Result<Output, Failure> {
             "outputs are of the form type=oci,dest=FILE.tar or type=oci,dest=FOLDER,tar=false",
         )
     };
+    if text.is_empty() {
+        return Err(usage("--output names nothing".to_owned()));
+    }
     if !text.contains('=') {
         return Ok(Output::Layout(PathBuf::from(text)));
     }

@@ -61,6 +61,9 @@ impl Project {
             .map_err(|error| unless_defined(error, source, &configs))?;
         let closure = Closure::with(workspace, &manifest.dir, &graph.packages());
         let mut warnings = check_frozen(workspace, &closure, files)?;
+        if warnings.iter().any(|found| found.severity == Severity::Error) {
+            return Err(WorkspaceError::Invalid(warnings));
+        }
         let plan = InstallPlan::new(workspace, &closure, files)?;
         let next = match workspace.is_next_app(manifest) {
             true => Some(NextFacts::read(files, workspace, manifest)?),

@@ -100,6 +100,30 @@ fn writable_blobs_and_other_file_systems_are_copied() {
     assert_eq!((changes.linked, changes.written + changes.cloned), (0, 3));
     let copy = blob(folder.path(), &layer.descriptor.digest);
     assert_ne!(std::fs::metadata(&copy).unwrap().ino(), std::fs::metadata(&stored).unwrap().ino());
+    // The copy is known again by its time; one that was written to since is not.
+    let inode = |file: &Path| std::fs::metadata(file).unwrap().ino();
+    let (before, read) = (inode(&copy), LayoutChanges { kept: 3, ..LayoutChanges::default() });
+    assert_eq!(
+        std::fs::metadata(&copy).unwrap().modified().ok(),
+        store.seal(&layer.descriptor.digest, layer.descriptor.size)
+    );
+    assert_eq!(write_layout(folder.path(), &export, &store).unwrap(), read);
+    assert_eq!(inode(&copy), before);
+    let mut bytes = std::fs::read(&copy).unwrap();
+    bytes[3] ^= 1;
+    std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o644)).unwrap();
+    std::fs::write(&copy, bytes).unwrap();
+    std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o444)).unwrap();
+    assert_eq!(write_layout(folder.path(), &export, &store).unwrap().repaired, 1);
+    assert_eq!(Digest::of(&std::fs::read(&copy).unwrap()), layer.descriptor.digest);
+    // One that is right, but has another time, is read once and sealed again.
+    let touched = std::fs::File::open(&copy).unwrap();
+    touched.set_modified(std::time::SystemTime::now()).unwrap();
+    assert_eq!(write_layout(folder.path(), &export, &store).unwrap(), read);
+    assert_eq!(
+        std::fs::metadata(&copy).unwrap().modified().ok(),
+        store.seal(&layer.descriptor.digest, layer.descriptor.size)
+    );
     std::fs::set_permissions(&stored, std::fs::Permissions::from_mode(0o444)).unwrap();
     if let Ok(memory) = tempfile::tempdir_in("/dev/shm") {
         let changes = write_layout(memory.path(), &export, &store).unwrap();

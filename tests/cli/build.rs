@@ -1,0 +1,466 @@
+//! Builds with real steps on a real base image, in a workspace of shell scripts.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use insta::{assert_json_snapshot, assert_snapshot};
+use serde_json::Value;
+
+use crate::context::{TestContext, base_layout, bases, processes};
+use crate::layout::Layout;
+
+#[test]
+fn the_second_build_reuses_everything() {
+    let Some(_) = bases() else { return };
+    let context = TestContext::small();
+    let first = context.build(&[]);
+    let digest = first.digest().to_owned();
+    assert_snapshot!(first.steps("built").join("\n"), @"
+    [base] cat > /usr/local/bin/pnpm <<'END' …
+    [deps] pnpm install
+    [builder] @small/lib#generate
+    [builder] web#build
+    ");
+    let second = context.build(&[]);
+    assert_eq!(second.digest(), digest);
+    assert_eq!(second.steps("built"), [""; 0]);
+}
+
+#[test]
+fn all_targets() {
+    let Some(_) = bases() else { return };
+    let context = TestContext::small();
+    context.edit("wbuild.toml", "[normalise]", "[dev]\ncmd = [\"next\", \"dev\"]\n\n[normalise]");
+    let mut digests = Vec::new();
+    for target in ["base", "deps", "builder", "dev", "runner"] {
+        let output = format!("type=oci,dest=../{target},tar=false");
+        let built = context.build(&["--target", target, "--output", &output]);
+        digests.push(built.digest().to_owned());
+    }
+    digests.sort();
+    digests.dedup();
+    assert_eq!(digests.len(), 5);
+    let dev = Layout::open(&context.folder().join("dev"));
+    assert_eq!(dev.config()["config"]["Cmd"], serde_json::json!(["next", "dev"]));
+    assert!(dev.files().contains_key("app/apps/web/page.txt"));
+    assert!(!dev.files().keys().any(|path| path.contains(".next")));
+    let base = Layout::open(&context.folder().join("base"));
+    assert!(base.files().contains_key("usr/local/bin/pnpm"));
+    assert!(!base.files().keys().any(|path| path.starts_with("app/")));
+}
+
+#[test]
+fn the_image_is_what_the_spec_says() {
+    let Some(_) = bases() else { return };
+    let context = TestContext::small();
+    context.build(&["--label", "team=web", "--tag", "example/site:1"]).digest();
+    let image = Layout::open(&context.path(".wbuild/image/web"));
+    assert_json_snapshot!(image.config()["config"], @r#"
+    {
+      "Cmd": [
+        "/bin/sh",
+        "apps/web/server.js"
+      ],
+      "Env": [
+        "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "PORT=3000"
+      ],
+      "ExposedPorts": {
+        "3000/tcp": {}
+      },
+      "Healthcheck": {
+        "Interval": 1000000000,
+        "Test": [
+          "CMD",
+          "/bin/true"
+        ]
+      },
+      "Labels": {
+        "team": "web"
+      },
+      "User": "1001:1001",
+      "WorkingDir": "/app"
+    }
+    "#);
+    let base = Layout::open(&base_layout("alpine:3.23"));
+    let (own, of_base) = (image.layers(), base.layers());
+    assert_eq!(own[..of_base.len()], of_base[..], "the base's layers pass through");
+    let files = image.files();
+    let shown: Vec<String> = files
+        .iter()
+        .filter(|(path, _)| path.starts_with("app"))
+        .map(|(path, file)| format!("{file} {path}"))
+        .collect();
+    assert_snapshot!(shown.join("\n"), @"
+    0755 0:0 directory app
+    0755 1001:1001 directory app/apps
+    0755 1001:1001 directory app/apps/web
+    0755 1001:1001 directory app/apps/web/.next
+    0755 1001:1001 directory app/apps/web/.next/static
+    0644 1001:1001 regular app/apps/web/.next/static/site.css
+    0755 1001:1001 directory app/apps/web/public
+    0644 1001:1001 regular app/apps/web/public/robots.txt
+    0644 1001:1001 regular app/apps/web/server.js
+    ");
+    let tools = ["usr/local/bin/pnpm", "usr/local/bin/next"];
+    assert!(tools.iter().all(|tool| !files.contains_key(*tool)), "no build tools");
+    assert_snapshot!(context.run(&["run", ".wbuild/image/web", "--network", "none"]), @"
+    exit 0
+    -- stdout
+    hello: the first page, apple, 1001
+    ");
+    assert_snapshot!(context.run(&["run", ".wbuild/image/web", "--network", "none", "--", "/bin/sh", "-c", "id; echo to stderr >&2; exit 7"]), @"
+    exit 7
+    -- stdout
+    uid=1001(nextjs) gid=1001(nodejs)
+    -- stderr
+    to stderr
+    ");
+}
+
+#[test]
+fn nothing_but_the_image_and_the_state_directory_is_written() {
+    let Some(_) = bases() else { return };
+    let context = TestContext::small();
+    let before = context.listing();
+    context.build(&[]).digest();
+    let new: Vec<_> =
+        context.listing().into_iter().filter(|(path, entry)| before.get(path) != Some(entry)).collect();
+    let outside: Vec<_> = new.iter().filter(|(path, _)| !path.starts_with(context.path(".wbuild"))).collect();
+    assert!(outside.is_empty(), "{outside:?}");
+    assert_eq!(context.read(".wbuild/.gitignore"), "*\n");
+    for folder in ["home", "tmp"] {
+        let left: Vec<_> = fs::read_dir(context.folder().join(folder)).unwrap().collect();
+        assert!(left.is_empty(), "{folder}: {left:?}");
+    }
+}
+
+#[test]
+fn an_edit_runs_only_what_it_concerns() {
+    let Some(_) = bases() else { return };
+    let context = TestContext::small();
+    let first = context.build(&[]).digest().to_owned();
+
+    context.write("apps/web/page.txt", "another page\n");
+    let edited = context.build(&[]);
+    assert_ne!(edited.digest(), first);
+    assert_eq!(edited.steps("built"), ["[builder] web#build"]);
+    let server = Layout::open(&context.path(".wbuild/image/web")).text("app/apps/web/server.js");
+    assert!(server.contains("another page"), "{server}");
+
+    for (path, text) in [
+        ("README.md", "# Small\n"),
+        ("apps/web/README.md", "# The site\n"),
+        ("packages/other/index.js", "// no part of it\n"),
+        ("apps/web/node_modules/next/index.js", "// installed by hand\n"),
+        ("apps/web/.next/BUILD_ID", "built by hand\n"),
+        (".env.local", "SECRET=1\n"),
+    ] {
+        context.write(path, text);
+        let again = context.build(&[]);
+        assert_eq!((again.digest(), again.steps("built")), (edited.digest(), vec![]), "{path}");
+    }
+    fs::set_permissions(context.path("apps/web/page.txt"), fs::Permissions::from_mode(0o664)).unwrap();
+    assert_eq!(context.build(&[]).steps("built"), [""; 0], "a mode that git does not record");
+
+    context.write("apps/web/page.txt", "the first page\n");
+    let back = context.build(&[]);
+    assert_eq!((back.digest(), back.steps("built")), (&*first, vec![]), "what was built once is known");
+}
+
+#[test]
+fn a_task_that_writes_the_same_bytes_invalidates_nothing() {
+    let Some(_) = bases() else { return };
+    let context = TestContext::small();
+    let first = context.build(&[]).digest().to_owned();
+    context.write("packages/lib/words.txt", "quince\npear\napple\n");
+    let again = context.build(&["--target", "builder"]);
+    assert!(again.steps("built").contains(&"[builder] @small/lib#generate"), "{:?}", again.steps("built"));
+    // words.txt is a file of a package that the site reaches, so the site sees it; with an input list of its own it
+    // would not be.
+    context.write("packages/lib/words.txt", "pear\napple\n");
+    assert_eq!(context.build(&[]).digest(), first);
+}
+
+#[test]
+fn a_build_argument_is_in_the_key() {
+    let Some(_) = bases() else { return };
+    let context = TestContext::small();
+    let first = context.build(&[]).digest().to_owned();
+    let other = context.build(&["--build-arg", "GREETING=good morning"]);
+    assert_ne!(other.digest(), first);
+    assert_eq!(other.steps("built"), ["[builder] web#build"]);
+    let server = Layout::open(&context.path(".wbuild/image/web")).text("app/apps/web/server.js");
+    assert!(server.contains("good morning"), "{server}");
+    let unknown = context.build(&["--build-arg", "GRETING=x"]);
+    assert_eq!(unknown.digest(), first);
+    assert!(unknown.output.stderr.contains("GRETING"), "{}", unknown.output);
+}
+
+#[test]
+fn a_failing_task() {
+    let Some(_) = bases() else { return };
+    let context = TestContext::small();
+    context.write(
+        "apps/web/extra.sh",
+        "for i in $(seq 1 100); do echo line $i; done\necho 'Type error: no' >&2\nexit 3\n",
+    );
+    let mut args = ["image", "--progress", "plain"].map(str::to_owned).to_vec();
+    args.extend(context.base_images());
+    let said = context.run(&args);
+    assert_eq!(said.code, 1, "{said}");
+    let shown = said.to_string();
+    let last: Vec<&str> =
+        shown.lines().skip_while(|line| !line.contains("failed [builder] web#build")).collect();
+    assert_snapshot!(last.join("\n"), @"
+    failed [builder] web#build after [TIME], the last 20 of 101 lines
+      | line 82
+      | line 83
+      | line 84
+      | line 85
+      | line 86
+      | line 87
+      | line 88
+      | line 89
+      | line 90
+      | line 91
+      | line 92
+      | line 93
+      | line 94
+      | line 95
+      | line 96
+      | line 97
+      | line 98
+      | line 99
+      | line 100
+      | Type error: no
+      full log: [TEST]/state/logs/[BUILD]/016-builder--web-build.log
+    failed after [TIME]: built 3 of 4 steps, 1 failed
+    error: [builder] web#build: `pnpm run build` did not complete successfully: exit code 3; its full log is `[TEST]/state/logs/[BUILD]/016-builder--web-build.log`
+    hint: files that lie near but are not among its inputs: `package.json`, `pnpm-lock.yaml`, `pnpm-workspace.yaml`, `turbo.json`, `wbuild.toml`; if it needs one, add it to `inputs` of `web#build` in turbo.json
+    ");
+    let log = said.stderr.split("full log: ").nth(1).and_then(|rest| rest.lines().next()).unwrap();
+    let log = fs::read_to_string(log).unwrap();
+    assert!(log.starts_with("line 1\n") && log.ends_with("line 100\nType error: no\n"), "{log}");
+    assert!(!context.path(".wbuild").exists());
+    // What was done before it is kept.
+    context.write("apps/web/extra.sh", ":\n");
+    let mended = context.build(&[]);
+    mended.digest();
+    assert!(mended.steps("reused").contains(&"[builder] @small/lib#generate"));
+}
+
+#[test]
+fn undeclared_outputs_are_dropped_and_named() {
+    let Some(_) = bases() else { return };
+    let context = TestContext::small();
+    context.write(
+        "packages/lib/generate.sh",
+        "mkdir -p generated\necho apple > generated/lib.txt\necho x > stray.txt\n",
+    );
+    let built = context.build(&[]);
+    built.digest();
+    assert_snapshot!(built.warnings().join("\n"), @"[builder] @small/lib#generate wrote files that are not declared as outputs, and they are dropped: /app/packages/lib/stray.txt");
+    // Said again by what fails later, which may have needed it.
+    context.write("apps/web/extra.sh", "cat ../../packages/lib/stray.txt\n");
+    context.write(
+        "packages/lib/generate.sh",
+        "mkdir -p generated\necho apple > generated/lib.txt\necho y > stray.txt\n",
+    );
+    let failed = context.build(&[]);
+    assert_eq!(failed.output.code, 1);
+    let hints = failed.output.stderr.lines().filter(|line| line.starts_with("hint")).collect::<Vec<_>>();
+    assert!(hints.iter().any(|hint| hint.contains("stray.txt")), "{hints:?}");
+}
+
+#[test]
+fn a_task_sees_only_what_its_key_covers() {
+    let Some(_) = bases() else { return };
+    let context = TestContext::small();
+    context.write(
+        "apps/web/extra.sh",
+        "test ! -e ../../packages/other\ntest ! -e ../../README.md\ntest -z \"$ODD\"\n",
+    );
+    context.write("README.md", "# Small\n");
+    context.edit(
+        "turbo.json",
+        r#""inputs": ["$TURBO_DEFAULT$", "!*.md"]"#,
+        r#""inputs": ["$TURBO_DEFAULT$"]"#,
+    );
+    context.env("ODD", "1").build(&[]).digest();
+}
+
+#[test]
+fn no_standalone_server_was_built() {
+    let Some(_) = bases() else { return };
+    let context = TestContext::small();
+    context.write("apps/web/build.sh", "mkdir -p .next/static\n");
+    let failed = context.build(&[]);
+    assert_eq!(failed.output.code, 1);
+    assert_snapshot!(failed.error(), @"
+    exit 1
+    -- stderr
+    error: [runner] standalone output failed
+      caused by: `app/apps/web/.next/standalone` does not exist: the application built no standalone server; add the line `output: 'standalone',` to the next.config of `apps/web`
+    ");
+}
+
+#[test]
+fn a_tracing_root_that_misses_the_workspace() {
+    let Some(_) = bases() else { return };
+    let context = TestContext::small();
+    context.write(
+        "apps/web/build.sh",
+        "mkdir -p .next/static .next/standalone\n: > .next/standalone/server.js\n",
+    );
+    assert_snapshot!(context.build(&[]).error(), @"
+    exit 1
+    -- stderr
+    error: [runner] standalone output failed
+      caused by: `app/apps/web/.next/standalone/apps/web/server.js` does not exist: Next's tracing root is not the workspace root, so modules and packages outside of it are missing; set `outputFileTracingRoot: path.join(__dirname, '../..')` in the next.config of `apps/web`
+    ");
+}
+
+#[test]
+fn a_link_into_nowhere() {
+    let Some(_) = bases() else { return };
+    let context = TestContext::small();
+    context.write(
+        "apps/web/extra.sh",
+        "mkdir -p .next/standalone/node_modules\nln -s .pnpm/gone .next/standalone/node_modules/gone\n",
+    );
+    assert_snapshot!(context.build(&[]).error(), @"
+    exit 1
+    -- stderr
+    error: [runner] links failed
+      caused by: `/app/node_modules/gone` is a symbolic link to `.pnpm/gone`, which does not exist in the image
+    ");
+}
+
+#[test]
+fn processes_of_a_step_end_with_it() {
+    let Some(_) = bases() else { return };
+    let context = TestContext::small();
+    context.write("apps/web/extra.sh", "(trap '' HUP TERM; setsid sleep 86401.25) >/dev/null 2>&1 &\n");
+    context.build(&[]).digest();
+    assert_eq!(processes("86401.25"), [0; 0]);
+}
+
+#[test]
+fn two_processes_run_each_step_once() {
+    let Some(_) = bases() else { return };
+    let context = TestContext::small();
+    let layout = |name: &str| format!("type=oci,dest=../{name},tar=false");
+    let first = context.start_build(&["--output", &layout("one")]);
+    let second = context.start_build(&["--output", &layout("two")]);
+    let (first, second) = (context.finish_build(first), context.finish_build(second));
+    assert_eq!(first.digest(), second.digest());
+    let mut ran: Vec<&str> = first.steps("built").into_iter().chain(second.steps("built")).collect();
+    ran.sort_unstable();
+    let mut once = ran.clone();
+    once.dedup();
+    assert_eq!(ran, once);
+    // The stand-in for `next build` leaves a line for each run in its cache.
+    assert_eq!(context.cached("runs"), ["run\n"]);
+}
+
+#[test]
+fn no_cache_runs_everything_and_comes_to_the_same() {
+    let Some(_) = bases() else { return };
+    let context = TestContext::small();
+    let first = context.build(&[]).digest().to_owned();
+    let forced = context.build(&["--no-cache"]);
+    assert_eq!(forced.digest(), first);
+    assert_eq!(forced.steps("reused"), [""; 0]);
+    assert_eq!(context.cached("runs"), ["run\nrun\n"], "cache mounts stay");
+}
+
+#[test]
+fn the_digest_depends_on_nothing_else() {
+    let Some(_) = bases() else { return };
+    let first = TestContext::small();
+    let digest = first.build(&["--jobs", "1"]).digest().to_owned();
+    // Another path, another umask, a state directory of its own, more jobs, other times.
+    let second = TestContext::small();
+    let mut command = std::process::Command::new("/bin/sh");
+    command.args(["-c", "umask 077 && exec \"$0\" \"$@\""]);
+    let mut args = ["image", "--jobs", "8"].map(str::to_owned).to_vec();
+    args.extend(second.base_images());
+    let wbuild = second.command(&args);
+    command.arg(wbuild.get_program()).args(wbuild.get_args()).current_dir(second.site()).env_clear();
+    command.envs(wbuild.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let output = command.output().unwrap();
+    let other = second.output(output.status, &output.stdout, &output.stderr);
+    assert_eq!(other.stdout.trim(), digest, "{other}");
+}
+
+#[test]
+fn what_programs_read() {
+    let Some(_) = bases() else { return };
+    let context = TestContext::small();
+    let built = context.build(&[
+        "--iidfile",
+        "../iid",
+        "--metadata-file",
+        "../metadata",
+        "--tag",
+        "example/site:1",
+        "--output",
+        "type=oci,dest=../site.tar",
+    ]);
+    let metadata: Value =
+        serde_json::from_slice(&fs::read(context.folder().join("metadata")).unwrap()).unwrap();
+    assert_eq!(metadata["containerimage.digest"], built.digest());
+    assert_eq!(metadata["image.name"], "docker.io/example/site:1");
+    assert_eq!(
+        metadata["containerimage.config.digest"],
+        fs::read_to_string(context.folder().join("iid")).unwrap()
+    );
+    assert!(context.folder().join("site.tar").exists() && !context.path(".wbuild").exists());
+}
+
+#[test]
+fn an_output_that_cannot_be_written() {
+    let Some(_) = bases() else { return };
+    let context = TestContext::small();
+    context.write("file", "");
+    let failed = context.build(&["--target", "base", "--output", "type=oci,dest=file/x,tar=false"]);
+    assert_eq!(failed.output.code, 1);
+    assert_snapshot!(failed.error(), @"
+    exit 1
+    -- stderr
+    error: cannot make the folder `file/x`
+      caused by: Not a directory (os error 20)
+    ");
+}
+
+#[test]
+fn until_healthy() {
+    let Some(_) = bases() else { return };
+    let context = TestContext::small();
+    context.write("apps/web/extra.sh", "echo 'exec sleep 86402.25' > server\n");
+    context.edit("apps/web/build.sh", "\ncat > $server/server.js <<END\n", "\n: <<END\n");
+    context.edit(
+        "apps/web/build.sh",
+        "\necho \"body",
+        "\ncp server $server/server.js\nrm server\necho \"body",
+    );
+    context.build(&[]).digest();
+    let said = context.run(&["run", ".wbuild/image/web", "--until-healthy", "--publish", "0:3000"]);
+    assert_eq!(said.code, 0, "{said}");
+    assert!(said.stderr.contains("\nhealthy after "), "{said}");
+    assert_eq!(processes("86402.25"), [0; 0]);
+    context.edit(
+        "wbuild.toml",
+        "cmd = [\"/bin/true\"]\ninterval = \"1s\"",
+        "cmd = [\"/bin/sh\", \"-c\", \"echo not yet; exit 1\"]\ninterval = \"1ms\"\nretries = 2",
+    );
+    context.build(&[]).digest();
+    let said = context.run(&["run", ".wbuild/image/web", "--until-healthy", "--network", "none"]);
+    assert_snapshot!(said, @"
+    exit 1
+    -- stderr
+    unhealthy: 2 probes failed in a row; the last one said: not yet
+    ");
+    assert_eq!(processes("86402.25"), [0; 0]);
+}

@@ -1,0 +1,32 @@
+//! What a person sees: everything here goes through the built binary. One test binary, since linking takes longer than
+//! most of the tests.
+//!
+//! `WBUILD_TEST_E2E=0` leaves out the build of the example monorepo, which takes minutes and an npm registry.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod cli {
+    mod bad_input;
+    mod build;
+    mod interrupted;
+    mod plain_user;
+    mod secrecy;
+    mod usage;
+}
+mod context;
+mod layout;
+
+use std::fs;
+use std::path::Path;
+
+/// A file without a `mod` line would never be compiled.
+#[test]
+fn no_file_is_forgotten() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cli");
+    let main = include_str!("main.rs");
+    for entry in fs::read_dir(folder).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        let Some(module) = name.strip_suffix(".rs") else { continue };
+        assert!(main.contains(&format!("mod {module};")), "tests/main.rs has no `mod {module};`");
+    }
+}

@@ -1,0 +1,1 @@
+: # Tests put here what a build shall do besides.

@@ -1,0 +1,2 @@
+mkdir -p generated
+sort words.txt | head -n 1 > generated/lib.txt
