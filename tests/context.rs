@@ -255,6 +255,20 @@ impl TestContext {
         listing(&self.site())
     }
 
+    /// Changes a byte of every blob, in place.
+    pub(crate) fn damage_blobs(&self) {
+        walk(&self.state().join("blobs"), &mut |path, meta| {
+            if !meta.is_file() || meta.len() == 0 {
+                return;
+            }
+            let mut bytes = fs::read(path).unwrap();
+            bytes[0] ^= 1;
+            fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();
+            fs::write(path, bytes).unwrap();
+            fs::set_permissions(path, fs::Permissions::from_mode(meta.mode() & 0o7777)).unwrap();
+        });
+    }
+
     /// The texts of all files of this name in cache mounts.
     pub(crate) fn cached(&self, name: &str) -> Vec<String> {
         let mut found = Vec::new();
@@ -445,6 +459,15 @@ pub(crate) fn processes(needle: &str) -> Vec<i32> {
         }
     }
     found
+}
+
+/// A program as a plain user, who this one may be already.
+pub(crate) fn as_nobody(program: &str) -> Command {
+    if rustix::process::getuid().is_root() {
+        as_user(NOBODY, program.as_ref())
+    } else {
+        Command::new(program)
+    }
 }
 
 fn as_user(user: u32, program: &OsStr) -> Command {

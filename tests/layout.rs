@@ -43,26 +43,22 @@ impl Layout {
         layers.iter().map(|layer| layer["digest"].as_str().unwrap().to_owned()).collect()
     }
 
-    /// The compressed size of all layers.
+    /// The size of all files of all layers, unpacked.
     pub(crate) fn size(&self) -> u64 {
-        let layers = self.manifest["layers"].as_array().unwrap();
-        layers.iter().filter_map(|layer| layer["size"].as_u64()).sum()
+        let mut size = 0;
+        self.each(&mut |_, header, _| size += header.size().unwrap());
+        size
     }
 
-    fn each(&self, visit: &mut dyn FnMut(String, &mut tar::Entry<'_, MultiGzDecoder<&[u8]>>)) {
+    fn each(&self, visit: &mut dyn FnMut(&str, &tar::Header, &mut dyn Read)) {
         for layer in self.manifest["layers"].as_array().unwrap() {
             let blob = self.blob(layer);
             let mut archive = tar::Archive::new(MultiGzDecoder::new(&blob[..]));
             for entry in archive.entries().unwrap() {
                 let mut entry = entry.unwrap();
-                let path = entry
-                    .path()
-                    .unwrap()
-                    .to_string_lossy()
-                    .trim_start_matches("./")
-                    .trim_end_matches('/')
-                    .to_owned();
-                visit(path, &mut entry);
+                let path = entry.path().unwrap().to_string_lossy().into_owned();
+                let header = entry.header().clone();
+                visit(path.trim_start_matches("./").trim_end_matches('/'), &header, &mut entry);
             }
         }
     }
@@ -71,27 +67,21 @@ impl Layout {
     /// known here.
     pub(crate) fn files(&self) -> BTreeMap<String, String> {
         let mut found = BTreeMap::new();
-        self.each(&mut |path, entry| {
-            let header = entry.header();
+        self.each(&mut |path, header, _| {
             let kind = format!("{:?}", header.entry_type()).to_lowercase();
-            let text = format!(
-                "{:04o} {}:{} {kind}",
-                header.mode().unwrap(),
-                header.uid().unwrap(),
-                header.gid().unwrap()
-            );
-            found.insert(path, text);
+            let (mode, uid, gid) = (header.mode().unwrap(), header.uid().unwrap(), header.gid().unwrap());
+            found.insert(path.to_owned(), format!("{mode:04o} {uid}:{gid} {kind}"));
         });
         found
     }
 
-    /// The text of a file.
+    /// The text of a file: of the topmost layer that has it.
     pub(crate) fn text(&self, path: &str) -> String {
         let mut text = None;
-        self.each(&mut |name, entry| {
+        self.each(&mut |name, _, contents| {
             if name == path {
                 let mut bytes = Vec::new();
-                entry.read_to_end(&mut bytes).unwrap();
+                contents.read_to_end(&mut bytes).unwrap();
                 text = Some(String::from_utf8_lossy(&bytes).into_owned());
             }
         });
@@ -101,9 +91,9 @@ impl Layout {
     /// The texts of all files whose path fits.
     pub(crate) fn texts(&self, fits: &dyn Fn(&str) -> bool) -> String {
         let mut all = Vec::new();
-        self.each(&mut |name, entry| {
-            if fits(&name) {
-                entry.read_to_end(&mut all).unwrap();
+        self.each(&mut |name, _, contents| {
+            if fits(name) {
+                contents.read_to_end(&mut all).unwrap();
             }
         });
         String::from_utf8_lossy(&all).into_owned()

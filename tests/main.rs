@@ -8,6 +8,8 @@
 mod cli {
     mod bad_input;
     mod build;
+    mod commands;
+    mod example;
     mod interrupted;
     mod plain_user;
     mod secrecy;

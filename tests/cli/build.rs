@@ -172,14 +172,39 @@ fn an_edit_runs_only_what_it_concerns() {
 fn a_task_that_writes_the_same_bytes_invalidates_nothing() {
     let Some(_) = bases() else { return };
     let context = TestContext::small();
+    context.edit("wbuild.toml", "[args]\n", "[args]\nCOLOUR = \"red\"\n");
+    context.edit("turbo.json", "\"generated/**\"]", "\"generated/**\"],\n      \"env\": [\"COLOUR\"]");
     let first = context.build(&[]).digest().to_owned();
-    context.write("packages/lib/words.txt", "quince\npear\napple\n");
-    let again = context.build(&["--target", "builder"]);
-    assert!(again.steps("built").contains(&"[builder] @small/lib#generate"), "{:?}", again.steps("built"));
-    // words.txt is a file of a package that the site reaches, so the site sees it; with an input list of its own it
-    // would not be.
-    context.write("packages/lib/words.txt", "pear\napple\n");
-    assert_eq!(context.build(&[]).digest(), first);
+    let again = context.build(&["--build-arg", "COLOUR=blue"]);
+    assert_eq!(again.digest(), first);
+    assert_eq!(again.steps("built"), ["[builder] @small/lib#generate"]);
+}
+
+#[test]
+fn two_tasks_that_write_one_file_differently() {
+    let Some(_) = bases() else { return };
+    let context = TestContext::small();
+    let script = "mkdir -p packages/lib/generated && echo pear > packages/lib/generated/lib.txt";
+    context.edit(
+        "package.json",
+        "\"private\": true",
+        &format!("\"private\": true,\n  \"scripts\": {{\n    \"content\": \"{script}\"\n  }}"),
+    );
+    context.edit(
+        "turbo.json",
+        "\"tasks\": {",
+        "\"tasks\": {\n    \"//#content\": { \"outputs\": [\"packages/lib/generated/**\"] },",
+    );
+    context.edit("turbo.json", "\"^generate\"", "\"^generate\", \"//#content\"");
+    let failed = context.build(&[]);
+    assert_eq!(failed.output.code, 1);
+    assert_snapshot!(failed.error(), @"
+    exit 1
+    -- stderr
+    error: [builder] web#build failed
+      caused by: `/app/packages/lib/generated/lib.txt` is written by [builder] @small/lib#generate and by [builder] //#content, with different bytes
+    hint: let only one of them write it, or give them different `outputs` in turbo.json
+    ");
 }
 
 #[test]
@@ -203,7 +228,7 @@ fn a_failing_task() {
     let context = TestContext::small();
     context.write(
         "apps/web/extra.sh",
-        "for i in $(seq 1 100); do echo line $i; done\necho 'Type error: no' >&2\nexit 3\n",
+        "for i in $(seq 1 100); do echo line $i; done\necho 'Type error: no'\nexit 3\n",
     );
     let mut args = ["image", "--progress", "plain"].map(str::to_owned).to_vec();
     args.extend(context.base_images());

@@ -202,6 +202,22 @@ fn first_of(diagnostics: &[Diagnostic]) -> String {
     diagnostics.first().map_or_else(|| "the input is wrong".to_owned(), ToString::to_string)
 }
 
+impl EngineError {
+    /// Whether the store no longer has what a record said it has: making it again helps, trying again does not.
+    pub fn is_lost(&self) -> bool {
+        let mut next: Option<&(dyn std::error::Error + 'static)> = Some(self);
+        while let Some(error) = next {
+            let inside = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+            let store = error.downcast_ref::<StoreError>().or_else(|| inside?.downcast_ref());
+            if store.is_some_and(StoreError::is_lost) {
+                return true;
+            }
+            next = error.source();
+        }
+        matches!(self, Self::Lost { .. })
+    }
+}
+
 /// Whether permissions are at the bottom of an error.
 fn is_denied(error: &(dyn std::error::Error + 'static)) -> bool {
     let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);

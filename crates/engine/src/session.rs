@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -67,6 +68,7 @@ impl Engine {
             logs: LogFolder::default(),
             machine: OnceLock::new(),
             undeclared: Mutex::default(),
+            closely: AtomicBool::new(false),
         })
     }
 

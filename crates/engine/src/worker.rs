@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use wbuild_executor::{Isolation, Machine};
@@ -20,7 +21,7 @@ use wbuild_snapshot::{
 use wbuild_solver::{Record, Records, RunContext, Worker};
 use wbuild_store::{DeltaName, KeyLock, RecordMeta, Ref, Store};
 use wbuild_tree::{
-    Change, Entry, EntryPath, Lookup, Meta, Node, Subtree, TreeLoadError, apply, changes, lookup,
+    Change, Entry, EntryPath, Lookup, Meta, Node, Subtree, TreeDigest, TreeLoadError, apply, changes, lookup,
 };
 
 use crate::baked;
@@ -61,6 +62,8 @@ pub struct Engine {
     pub(crate) machine: OnceLock<Isolation>,
     /// Undeclared writes of steps so far: repeated when a later step fails (decision 3).
     pub(crate) undeclared: Mutex<Vec<String>>,
+    /// Whether a tree counts as present only with the bytes of all its files ([`Engine::look_closely`]).
+    pub(crate) closely: AtomicBool,
 }
 
 impl Engine {
@@ -80,6 +83,29 @@ impl Engine {
 
     pub(crate) fn warnings_so_far(&self) -> Vec<String> {
         self.undeclared.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// From now on a result is at hand only if every byte of it is. For the solve after an export that found something
+    /// missing ([`EngineError::is_lost`]): operations on trees pass digests on, and do not notice.
+    pub fn look_closely(&self) {
+        self.closely.store(true, Ordering::Relaxed);
+    }
+
+    fn is_whole(&self, tree: TreeDigest) -> Result<bool, EngineError> {
+        let Ok(top) = Subtree::load(&self.store, tree) else { return Ok(false) };
+        let mut pending = vec![top];
+        while let Some(subtree) = pending.pop() {
+            // One that is damaged is dropped when it is read.
+            let Ok(directory) = subtree.open(&self.store) else { return Ok(false) };
+            for entry in directory.entries.values() {
+                match &entry.node {
+                    Node::Directory { contents, .. } => pending.push(contents.clone()),
+                    Node::File { content, .. } if !self.store.has_blob(content)? => return Ok(false),
+                    _ => {}
+                }
+            }
+        }
+        Ok(true)
     }
 
     /// The tree face of a delta. That of a step is collected when somebody first asks for it, and remembered.
@@ -477,6 +503,7 @@ impl Worker for Engine {
     fn present(&self, delta: &DeltaId) -> Result<bool, EngineError> {
         Ok(match delta {
             DeltaId::Layer(_) => true,
+            DeltaId::Tree { tree, .. } if self.closely.load(Ordering::Relaxed) => self.is_whole(*tree)?,
             DeltaId::Tree { tree, .. } => self.store.has_tree(*tree)?,
             DeltaId::Exec(_) => disk_face(&self.store, delta, self.disk(Mtimes::Tree))?.is_some(),
         })

@@ -1,5 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use wbuild_report::Diagnostic;
+
 use crate::lockfile::{ImporterDependency, LocalSource, Reference, Text};
 use crate::{DependencyKind, Lockfile, PathError, RelPath, SnapshotId, Workspace, order};
 
@@ -98,6 +100,25 @@ pub enum BrokenReference {
 }
 
 impl Closure {
+    /// Says which packages depend on each other. pnpm allows it, but installs and builds them in an order that nobody
+    /// chose.
+    pub fn cycle_warnings(&self, workspace: &Workspace) -> Vec<Diagnostic> {
+        let warn = |cycle: &Vec<RelPath>| {
+            let [from, to, ..] = cycle.as_slice() else { return None };
+            let names: Vec<String> = cycle.iter().map(|dir| format!("`{}`", workspace.label(dir))).collect();
+            let package = workspace.packages.get(from)?;
+            let name = workspace.label(to);
+            let dependency = package.dependencies.iter().find(|dependency| dependency.name == name);
+            let message = format!("packages depend on each other: {}", names.join(" → "));
+            let warning = match dependency {
+                Some(dependency) => dependency.specifier.warning(message, "leads back to this package"),
+                None => Diagnostic::warning(&package.file, message),
+            };
+            Some(warning.hint("move what both need to a package of its own"))
+        };
+        self.cycles.iter().filter_map(warn).collect()
+    }
+
     /// The closure of the package in `app`.
     pub fn of(workspace: &Workspace, app: &RelPath) -> Self {
         Self::with(workspace, app, &[])

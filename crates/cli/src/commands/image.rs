@@ -75,14 +75,22 @@ pub(crate) fn run(args: &ImageArgs, session: &Session) -> Result<(), Failure> {
         jobs,
         no_cache: args.no_cache,
     };
-    let solution = engine.solve(&definition, target, &options);
-    let ran = solution.as_ref().is_ok_and(|solution| solution.ran() > 0);
-    let built = solution.map_err(failure).and_then(|solution| {
-        let recipe = Recipe { times: Times::Fixed(created), ..Recipe::default() };
+    let recipe = Recipe { times: Times::Fixed(created), ..Recipe::default() };
+    let export = ExportOptions { recipe, created, labels };
+    let attempt = || {
+        let solution = engine.solve(&definition, target, &options).map_err(failure)?;
         let snapshot = snapshot(&solution, target.vertex)?;
-        Ok(engine.export(target, &snapshot, &ExportOptions { recipe, created, labels })?)
+        Ok((engine.export(target, &snapshot, &export), solution.ran() > 0))
+    };
+    let built = attempt().and_then(|(built, ran)| match built {
+        // Something of an earlier build is gone, which nothing needed until now: it is made again.
+        Err(error) if error.is_lost() => {
+            engine.look_closely();
+            attempt()
+        }
+        built => Ok((built, ran)),
     });
-    let built = match built {
+    let (built, ran) = match built.and_then(|(built, ran)| Ok((built?, ran))) {
         Ok(built) => built,
         Err(failure) => {
             progress.finish();

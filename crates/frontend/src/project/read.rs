@@ -64,6 +64,7 @@ impl Project {
         if warnings.iter().any(|found| found.severity == Severity::Error) {
             return Err(WorkspaceError::Invalid(warnings));
         }
+        warnings.extend(closure.cycle_warnings(workspace));
         let plan = InstallPlan::new(workspace, &closure, files)?;
         let next = match workspace.is_next_app(manifest) {
             true => Some(NextFacts::read(files, workspace, manifest)?),
