@@ -11,6 +11,7 @@ use wbuild_oci::Digest;
 use wbuild_store::{KeyLock, Store};
 
 use crate::error::EngineError;
+use crate::step::io_error;
 
 /// A cache mount in use by one step.
 pub(crate) struct CacheInUse<'a> {
@@ -20,11 +21,6 @@ pub(crate) struct CacheInUse<'a> {
     /// Where it goes when the step succeeds, if that is somewhere else.
     publish_to: Option<PathBuf>,
     _lock: Option<KeyLock>,
-}
-
-fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> EngineError {
-    let path = path.to_owned();
-    move |source| EngineError::Io { action, path, source }
 }
 
 /// Ids never become paths: they are hashed.
@@ -38,9 +34,9 @@ impl<'a> CacheInUse<'a> {
         let digest = digest_of(cache);
         let fresh = || -> Result<PathBuf, EngineError> {
             let folder = store.workspace()?.fresh("cache");
-            fs::create_dir(&folder).map_err(failed("create", &folder))?;
+            fs::create_dir(&folder).map_err(io_error("create", &folder))?;
             let mode = fs::Permissions::from_mode(u32::from(cache.mode));
-            fs::set_permissions(&folder, mode).map_err(failed("create", &folder))?;
+            fs::set_permissions(&folder, mode).map_err(io_error("create", &folder))?;
             Ok(folder)
         };
         let lock = match cache.sharing {
@@ -71,12 +67,12 @@ impl<'a> CacheInUse<'a> {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
                 Err(error) => Err(error),
             };
-            removed.map_err(failed("remove", &path))?;
+            removed.map_err(io_error("remove", &path))?;
         }
         // The old one goes aside first, so that a kill in between loses the cache and never mixes two.
         let aside = self.folder.with_extension("old");
-        fs::rename(kept, &aside).map_err(failed("replace", kept))?;
-        fs::rename(&self.folder, kept).map_err(failed("replace", kept))?;
+        fs::rename(kept, &aside).map_err(io_error("replace", kept))?;
+        fs::rename(&self.folder, kept).map_err(io_error("replace", kept))?;
         let _ = fs::remove_dir_all(&aside);
         Ok(())
     }
@@ -85,20 +81,20 @@ impl<'a> CacheInUse<'a> {
 /// Copies files, directories and links with modes and times: what a tool's cache is made of. Anything else is left
 /// behind; a cache may be incomplete.
 fn copy_contents(from: &Path, to: &Path) -> Result<(), EngineError> {
-    for entry in fs::read_dir(from).map_err(failed("read", from))? {
-        let entry = entry.map_err(failed("read", from))?;
+    for entry in fs::read_dir(from).map_err(io_error("read", from))? {
+        let entry = entry.map_err(io_error("read", from))?;
         let (source, target) = (entry.path(), to.join(entry.file_name()));
-        let meta = entry.metadata().map_err(failed("read", &source))?;
+        let meta = entry.metadata().map_err(io_error("read", &source))?;
         if meta.is_dir() {
-            fs::create_dir(&target).map_err(failed("create", &target))?;
+            fs::create_dir(&target).map_err(io_error("create", &target))?;
             copy_contents(&source, &target)?;
-            fs::set_permissions(&target, meta.permissions()).map_err(failed("create", &target))?;
+            fs::set_permissions(&target, meta.permissions()).map_err(io_error("create", &target))?;
         } else if meta.is_file() {
-            fs::copy(&source, &target).map_err(failed("copy", &source))?;
-            set_times(&target, &meta).map_err(failed("copy", &source))?;
+            fs::copy(&source, &target).map_err(io_error("copy", &source))?;
+            set_times(&target, &meta).map_err(io_error("copy", &source))?;
         } else if meta.is_symlink() {
-            let to = fs::read_link(&source).map_err(failed("read", &source))?;
-            std::os::unix::fs::symlink(to, &target).map_err(failed("create", &target))?;
+            let to = fs::read_link(&source).map_err(io_error("read", &source))?;
+            std::os::unix::fs::symlink(to, &target).map_err(io_error("create", &target))?;
         }
     }
     Ok(())

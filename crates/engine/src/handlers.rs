@@ -6,9 +6,15 @@ use std::path::PathBuf;
 use wbuild_executor::{Handler, Owned};
 use wbuild_snapshot::{CollectRequest, Device, Override, collect};
 
+/// Collects what a step wrote.
+pub(crate) const COLLECT: &str = "collect";
+
+/// Removes folders.
+pub(crate) const REMOVE: &str = "remove";
+
 /// To be registered with the executor before anything else happens in `main`.
 pub fn handlers() -> [(&'static str, Handler); 2] {
-    [("collect", collect_here), ("remove", remove_here)]
+    [(COLLECT, collect_here), (REMOVE, remove_here)]
 }
 
 fn collect_here(request: &mut dyn Read, reply: &mut dyn Write) -> Result<(), String> {

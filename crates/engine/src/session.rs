@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use wbuild_context::ListOptions;
 use wbuild_frontend::{Definition, Target};
 use wbuild_oci::{ImageConfig, Platform};
-use wbuild_report::{EventSink, VertexId};
+use wbuild_report::EventSink;
 use wbuild_solver::{Cancellation, Solution, SolveError, Solver};
 use wbuild_store::Store;
 
@@ -113,16 +113,6 @@ impl Engine {
         target: &Target,
         options: &SolveOptions,
     ) -> Result<Solution, SolveError<EngineError>> {
-        self.solve_vertices(definition, &[target.vertex], &[target.vertex], options)
-    }
-
-    fn solve_vertices(
-        self: &Arc<Self>,
-        definition: &Definition,
-        targets: &[VertexId],
-        demanded: &[VertexId],
-        options: &SolveOptions,
-    ) -> Result<Solution, SolveError<EngineError>> {
         let asked = secrets_asked_for(&definition.graph);
         for id in self.secrets.ids().difference(&asked) {
             let hint = format!("steps ask for: {}", asked.iter().cloned().collect::<Vec<_>>().join(", "));
@@ -134,6 +124,6 @@ impl Engine {
         if options.no_cache {
             solver = solver.without_cache();
         }
-        solver.solve(&Arc::new(definition.graph.clone()), targets, demanded)
+        solver.solve(&Arc::new(definition.graph.clone()), &[target.vertex], &[target.vertex])
     }
 }

@@ -9,8 +9,7 @@ use std::sync::{Mutex, PoisonError};
 
 use wbuild_executor as executor;
 use wbuild_executor::{
-    Access, CancelToken, CapabilitySet, Content, ExecError, Finished, Mount, Privileges, Root, Source, Step,
-    User,
+    Access, CancelToken, CapabilitySet, Content, Finished, Mount, Privileges, Root, Source, Step, User,
 };
 use wbuild_graph::{Exec, MountKind, NetworkMode, PrivilegeSet};
 use wbuild_report::{Event, EventSink, LogStream, VertexId};
@@ -119,7 +118,7 @@ impl Engine {
         let finished = match ran {
             Ok(finished) => finished,
             Err(_) if context.cancellation.is_cancelled() => return Err(EngineError::Cancelled),
-            Err(error) => return Err(refused(error)),
+            Err(error) => return Err(EngineError::Exec(error)),
         };
         if !finished.status.success() {
             if context.cancellation.is_cancelled() {
@@ -140,10 +139,6 @@ impl Engine {
         }
         Ok(Ran { draft, finished })
     }
-}
-
-fn refused(error: ExecError) -> EngineError {
-    EngineError::Exec(error)
 }
 
 pub(crate) fn io_error(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> EngineError {

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use wbuild_store::{Area, Collection};
 
 use crate::error::EngineError;
+use crate::handlers;
 use crate::step::io_error;
 use crate::worker::Engine;
 
@@ -57,7 +58,7 @@ impl Engine {
         }
         let bytes = serde_json::to_vec(&stubborn).map_err(EngineError::Message)?;
         let helper = |source| EngineError::Helper { doing: "remove leftovers of an earlier build", source };
-        self.isolation()?.within("remove", &bytes).map_err(helper)?;
+        self.isolation()?.within(handlers::REMOVE, &bytes).map_err(helper)?;
         Ok(())
     }
 

@@ -15,11 +15,11 @@ use wbuild_oci::{Digest, Platform};
 use wbuild_report::{FieldChange, VertexId};
 use wbuild_snapshot::{
     CollectReply, CollectRequest, CollectTimes, Disk, LayerSource, Mtimes, Override, Owners, Selection,
-    SnapshotError, TreeFace, View, disk_face, materialise, publish_exec, remember_tree_face, stack_for_mount,
-    tree_face, unpack_layer,
+    SnapshotError, TreeFace, View, disk_face, face_name, materialise, publish_exec, remember_tree_face,
+    stack_for_mount, tree_face, unpack_layer,
 };
 use wbuild_solver::{Record, Records, RunContext, Worker};
-use wbuild_store::{DeltaName, KeyLock, RecordMeta, Ref, Store};
+use wbuild_store::{KeyLock, RecordMeta, Ref, Store};
 use wbuild_tree::{
     Change, Entry, EntryPath, Lookup, Meta, Node, Subtree, TreeDigest, TreeLoadError, apply, changes, lookup,
 };
@@ -30,6 +30,7 @@ use crate::contexts::{BuildTrees, LocalContext};
 use crate::describe::{KeyFacts, Selected, describe};
 use crate::error::EngineError;
 use crate::files::{KeepContents, perform};
+use crate::handlers;
 use crate::images::BaseImages;
 use crate::native;
 use crate::secrets::Secrets;
@@ -39,8 +40,6 @@ use crate::users::{ResolvedUser, resolve_user};
 
 /// passwd and group are never larger.
 const MAX_ACCOUNT_FILE: u64 = 1 << 20;
-
-const COLLECT_HANDLER: &str = "collect";
 
 /// What one overlay of the executor takes.
 const MAX_LOWERS: usize = 499;
@@ -159,7 +158,7 @@ impl Engine {
     fn collect(&self, request: &CollectRequest) -> Result<CollectReply, EngineError> {
         let bytes = serde_json::to_vec(request).map_err(EngineError::Message)?;
         let helper = |source| EngineError::Helper { doing: "read what a step wrote", source };
-        let reply = self.isolation()?.within(COLLECT_HANDLER, &bytes).map_err(helper)?;
+        let reply = self.isolation()?.within(handlers::COLLECT, &bytes).map_err(helper)?;
         serde_json::from_slice(&reply).map_err(EngineError::Message)
     }
 
@@ -254,13 +253,14 @@ impl Engine {
             }
         }
         let Ran { draft, finished } = self.run_step(context, exec, lowers, &user, &binds)?;
-        let overrides: Vec<Override> = finished.ownership.iter().map(crate::handlers::owner).collect();
+        let overrides: Vec<Override> = finished.ownership.iter().map(handlers::owner).collect();
         match &exec.capture {
             Capture::All => {
                 let delta = DeltaId::Exec(context.key);
                 if !overrides.is_empty() {
                     let body = serde_json::to_vec(&overrides).map_err(EngineError::Message)?;
-                    let meta = RecordMeta { refs: vec![Ref::Delta(delta_name(&delta.name()))] };
+                    let meta =
+                        RecordMeta { refs: vec![Ref::Delta(face_name(&delta, self.disk(Mtimes::Tree)))] };
                     self.store.replace_record(&owners_key(&delta), &meta, &body)?;
                 }
                 publish_exec(&self.store, draft, context.key)?;
@@ -394,10 +394,6 @@ fn owners_key(delta: &DeltaId) -> Digest {
     Digest::of(format!("owners\0{}", delta.name()).as_bytes())
 }
 
-fn delta_name(text: &str) -> DeltaName {
-    DeltaName::new(text).unwrap_or_else(|error| unreachable!("{error}"))
-}
-
 /// A root file system that answers with this crate's errors.
 struct BaseRoot(View);
 
@@ -430,7 +426,7 @@ impl Records for Engine {
         let refs = record.snapshot.deltas.iter().filter_map(|delta| match delta {
             DeltaId::Layer(_) => None,
             DeltaId::Tree { tree, .. } => Some(Ref::Tree(*tree)),
-            DeltaId::Exec(_) => Some(Ref::Delta(delta_name(&delta.name()))),
+            DeltaId::Exec(_) => Some(Ref::Delta(face_name(delta, self.disk(Mtimes::Tree)))),
         });
         let meta = RecordMeta { refs: refs.collect() };
         let body = record.to_bytes();
