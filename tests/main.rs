@@ -9,6 +9,8 @@ mod cli {
     mod bad_input;
     mod build;
     mod commands;
+    mod dockerfile_errors;
+    mod dockerfiles;
     mod example;
     mod interrupted;
     mod plain_user;

@@ -28,6 +28,10 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Build the image of an app of the pnpm workspace around the current folder
     Image(Box<ImageArgs>),
+    /// Build the image of a Dockerfile, as `docker buildx build` does
+    Build(Box<BuildArgs>),
+    /// Check a Dockerfile without building it
+    Check(Box<CheckArgs>),
     /// Start an image in the sandbox, or find out whether it gets healthy
     Run(RunArgs),
     /// Show which packages an app is made of, and why
@@ -130,6 +134,10 @@ pub(crate) struct ImageArgs {
     #[arg(long, value_name = "epoch|SECONDS", default_value = "epoch")]
     pub(crate) timestamp: String,
 
+    /// How steps are isolated: auto, overlay, or norun for builds that run nothing
+    #[arg(long, env = "WBUILD_ISOLATION", value_name = "MODE", default_value = "auto")]
+    pub(crate) isolation: String,
+
     /// How many steps run at once [default: the number of processors]
     #[arg(short, long, value_name = "N")]
     pub(crate) jobs: Option<NonZeroUsize>,
@@ -137,6 +145,125 @@ pub(crate) struct ImageArgs {
     /// Print the spec that is used, and build nothing
     #[arg(long)]
     pub(crate) print_spec: bool,
+
+    #[command(flatten)]
+    pub(crate) progress: ProgressArgs,
+
+    #[command(flatten)]
+    pub(crate) home: HomeArgs,
+}
+
+/// Which Dockerfile, and what it is read with.
+#[derive(Debug, Args)]
+pub(crate) struct DockerfileArgs {
+    /// The Dockerfile; - is standard input [default: CONTEXT/Dockerfile]
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) file: Option<String>,
+
+    /// The stage to build [default: the last one]
+    #[arg(long, value_name = "STAGE")]
+    pub(crate) target: Option<String>,
+
+    /// Set a build argument; without a value it comes from the environment
+    #[arg(long = "build-arg", value_name = "NAME[=VALUE]")]
+    pub(crate) build_args: Vec<String>,
+
+    /// A further context: NAME=(PATH | docker-image://REF | oci-layout://DIR[:TAG|@DIGEST] | https://… | git)
+    #[arg(long = "build-context", value_name = "NAME=PLACE")]
+    pub(crate) build_contexts: Vec<String>,
+
+    /// For which platform
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    pub(crate) platform: Option<String>,
+
+    /// The build context: a folder, - for a tar archive on standard input, the URL of an archive, a git repository
+    #[arg(value_name = "CONTEXT", default_value = ".")]
+    pub(crate) context: String,
+}
+
+/// `wbuild check`.
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    #[command(flatten)]
+    pub(crate) dockerfile: DockerfileArgs,
+
+    #[command(flatten)]
+    pub(crate) home: HomeArgs,
+}
+
+/// `wbuild build`.
+#[derive(Debug, Args)]
+pub(crate) struct BuildArgs {
+    #[command(flatten)]
+    pub(crate) dockerfile: DockerfileArgs,
+
+    /// Name of the image (may be repeated)
+    #[arg(short, long = "tag", value_name = "NAME[:TAG]")]
+    pub(crate) tags: Vec<String>,
+
+    /// What to write: type=(oci|docker|local|tar|cacheonly),dest=PATH[,tar=false]; a bare path is type=local
+    #[arg(short, long = "output", value_name = "SPEC")]
+    pub(crate) outputs: Vec<String>,
+
+    /// A secret for the steps that ask for it: id=ID[,src=FILE|,env=NAME]
+    #[arg(long = "secret", value_name = "SPEC")]
+    pub(crate) secrets: Vec<String>,
+
+    /// An SSH agent for the steps that ask for it: default or ID=SOCKET
+    #[arg(long = "ssh", value_name = "default|ID[=SOCKET]")]
+    pub(crate) ssh: Vec<String>,
+
+    /// Add a label to the image
+    #[arg(long = "label", value_name = "NAME=VALUE")]
+    pub(crate) labels: Vec<String>,
+
+    /// The network of steps: default, host or none
+    #[arg(long, value_name = "MODE", default_value = "default")]
+    pub(crate) network: String,
+
+    /// Allow what steps may not do otherwise: network.host, security.insecure
+    #[arg(long = "allow", value_name = "ENTITLEMENT")]
+    pub(crate) allow: Vec<String>,
+
+    /// Add a line to /etc/hosts of steps
+    #[arg(long = "add-host", value_name = "NAME:ADDRESS")]
+    pub(crate) add_hosts: Vec<String>,
+
+    /// Size of /dev/shm of steps
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) shm_size: Option<String>,
+
+    /// A resource limit of steps
+    #[arg(long = "ulimit", value_name = "NAME=SOFT[:HARD]")]
+    pub(crate) ulimits: Vec<String>,
+
+    /// Reuse nothing
+    #[arg(long)]
+    pub(crate) no_cache: bool,
+
+    /// Check the Dockerfile and build nothing
+    #[arg(long)]
+    pub(crate) check: bool,
+
+    /// Write the image id (the digest of its configuration) to a file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) iidfile: Option<PathBuf>,
+
+    /// Write digests and names as JSON to a file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) metadata_file: Option<PathBuf>,
+
+    /// Times of everything that is written: epoch (or SOURCE_DATE_EPOCH), keep, or seconds since 1970
+    #[arg(long, value_name = "epoch|keep|SECONDS", default_value = "epoch")]
+    pub(crate) timestamp: String,
+
+    /// How steps are isolated: auto, overlay, or norun for builds that run nothing
+    #[arg(long, env = "WBUILD_ISOLATION", value_name = "MODE", default_value = "auto")]
+    pub(crate) isolation: String,
+
+    /// How many steps run at once [default: the number of processors]
+    #[arg(short, long, value_name = "N")]
+    pub(crate) jobs: Option<NonZeroUsize>,
 
     #[command(flatten)]
     pub(crate) progress: ProgressArgs,

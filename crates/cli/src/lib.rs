@@ -42,6 +42,8 @@ pub fn main() -> ExitCode {
     }
     let done = match &cli.command {
         Command::Image(args) => commands::image::run(args, &session).map(|()| ExitCode::SUCCESS),
+        Command::Build(args) => commands::build::run(args, &session).map(|()| ExitCode::SUCCESS),
+        Command::Check(args) => commands::build::check(args, &session).map(|()| ExitCode::SUCCESS),
         Command::Run(args) => commands::run::run(args, &session),
         Command::Workspace(args) => commands::workspace::run(args, &session).map(|()| ExitCode::SUCCESS),
         Command::Doctor(args) => commands::doctor::run(args, &session).map(|()| ExitCode::SUCCESS),

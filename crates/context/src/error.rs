@@ -1,3 +1,4 @@
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
@@ -105,10 +106,18 @@ pub enum ContextError {
 /// The pattern that keeps a path out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IgnoredBy {
+    /// The ignore file.
+    pub file: String,
     /// 1-based.
     pub line: usize,
     /// As compiled.
     pub pattern: String,
+}
+
+impl fmt::Display for IgnoredBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "line {} of {} leaves it out: `{}`", self.line, self.file, self.pattern)
+    }
 }
 
 /// Why the ignore file cannot be used.
@@ -177,7 +186,7 @@ impl Hint for ContextError {
                 vec!["build again when nothing writes to it any more".to_owned(), ignore(path)]
             }
             Self::NotFound { ignored_by: Some(ignored), .. } => {
-                vec![format!("line {} of the ignore file leaves it out: `{}`", ignored.line, ignored.pattern)]
+                vec![ignored.to_string()]
             }
             Self::NotFound { nearest, .. } => {
                 nearest.iter().map(|name| format!("did you mean `{name}`?")).collect()

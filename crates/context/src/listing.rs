@@ -178,12 +178,21 @@ impl Listing {
         EntryPath::rooted(chain.join(&b'/')).unwrap_or_default()
     }
 
-    /// Says as much as is known about a path that is not there.
-    pub(crate) fn not_found(&self, path: &EntryPath) -> ContextError {
+    /// The range of what is in a directory, and how many bytes of each path there name the directory itself.
+    pub(crate) fn inside(&self, directory: Option<usize>) -> (usize, usize, usize) {
+        match directory {
+            Some(index) => (index + 1, self.slots[index].end as usize, self.path(index).as_bytes().len() + 1),
+            None => (0, self.slots.len(), 0),
+        }
+    }
+
+    /// Says as much as is known about a path that is not there: a [`ContextError::NotFound`].
+    pub fn not_found(&self, path: &EntryPath) -> ContextError {
         let ignored_by =
             self.rules.explain(path.as_bytes()).filter(|decision| decision.excluded).map(|decision| {
                 let pattern = String::from_utf8_lossy(decision.pattern.text()).into_owned();
-                IgnoredBy { line: decision.pattern.line(), pattern }
+                let file = self.rules.file().unwrap_or("the ignore file").to_owned();
+                IgnoredBy { file, line: decision.pattern.line(), pattern }
             });
         let mut nearest = Vec::new();
         if let Some((parent, name)) = path.split_last()

@@ -19,7 +19,7 @@ use rustix::fs::{CWD, FileType, Mode, OFlags};
 use tempfile::TempDir;
 use wbuild_context::{
     BlobSink, ContextError, ContextRoot, Exclusion, FileKind, HashOptions, Hashed, IgnoreRules,
-    LeftOutReason, ListOptions, Listing, Policy,
+    LeftOutReason, ListOptions, Listing, Policy, SourceError, SourcePattern,
 };
 use wbuild_oci::Digest;
 use wbuild_report::Hint;
@@ -366,8 +366,77 @@ fn selecting_follows_links_inside_the_root() {
     assert!(matches!(chosen("a"), Err(ContextError::TooManyLinks { .. })));
     let error = chosen("README.md").unwrap_err();
     assert_eq!(error.to_string(), "`README.md` is not in the context");
-    assert_eq!(error.hints(), ["line 1 of the ignore file leaves it out: `*.md`"]);
+    assert_eq!(error.hints(), ["line 1 of .dockerignore leaves it out: `*.md`"]);
     assert_eq!(chosen("real/depe").unwrap_err().hints(), ["did you mean `real/deep`?"]);
+}
+
+/// Y05, Y07, I25 and D08, each as what of the context is sent for it.
+#[test]
+fn sources_select_what_they_name_and_the_links_to_it() {
+    let folder = Folder::new(&[
+        ("a.txt", "1"),
+        ("b.md", "2"),
+        ("d/e/x.txt", "3"),
+        ("d/e/f/x.txt", "4"),
+        ("d/s.txt", "5"),
+        ("apps/web/package.json", "6"),
+        ("apps/web/src/package.json", "7"),
+        ("apps/api/package.json", "8"),
+        ("[slug]/page", "9"),
+    ]);
+    symlink("d/e", folder.at("via")).unwrap();
+    symlink("../a.txt", folder.at("d/link.txt")).unwrap();
+    symlink("nowhere", folder.at("d/z.txt")).unwrap();
+    symlink("loop", folder.at("loop")).unwrap();
+    symlink("e", folder.at("d/dirlink")).unwrap();
+    let listing = folder.list(Policy::Dockerfile, "*.md\n");
+    let selected = |pattern: Result<SourcePattern, SourceError>| {
+        let mut selection = listing.select_none();
+        selection.add_matching(&pattern.unwrap());
+        let chosen = listing.entries().filter(|entry| selection.contains(*entry));
+        // Directories stand for themselves only where nothing in them is chosen.
+        let all: Vec<String> = chosen.map(|entry| entry.path().to_string()[1..].to_owned()).collect();
+        let leaves =
+            all.iter().filter(|path| !all.iter().any(|other| other.starts_with(&format!("{path}/"))));
+        leaves.cloned().collect::<Vec<_>>().join(" ")
+    };
+    for (text, expected) in [
+        ("a.txt", "a.txt"),
+        ("nothing", ""),
+        ("b.md", ""),
+        ("loop", "loop"),
+        ("via/x.txt", "d/e/x.txt via"),
+        ("a*", "a.txt apps/api/package.json apps/web/package.json apps/web/src/package.json"),
+        ("*.txt", "a.txt"),
+        ("*.nothing", ""),
+        ("d/*.nothing", "d"),
+        ("nothing/*", ""),
+        ("d/*/x.txt", "d/e/x.txt"),
+        ("d/*.txt", "a.txt d/link.txt d/s.txt d/z.txt"),
+        ("via/*.txt", "d/e/x.txt via"),
+        ("d/d*", "d/dirlink d/e/f/x.txt d/e/x.txt"),
+        ("[[]slug]/p*", "[slug]/page"),
+        ("d/e/*", "d/e/f/x.txt d/e/x.txt"),
+    ] {
+        assert_eq!(selected(SourcePattern::wildcard(text)), expected, "{text}");
+    }
+    for (text, expected) in [
+        ("apps/*/package.json", "apps/api/package.json apps/web/package.json"),
+        ("**/package.json", "apps/api/package.json apps/web/package.json apps/web/src/package.json"),
+        ("d/link.txt", "d/link.txt"),
+        ("via/x.txt", ""),
+        ("via/./x.txt", "d/e/x.txt via"),
+        ("d/./e", "d/e/f/x.txt d/e/x.txt"),
+        ("a*/./web/*.json", "a.txt apps/web/package.json"),
+        ("nothing/./a", ""),
+        ("nothing", ""),
+    ] {
+        assert_eq!(selected(SourcePattern::parents(text)), expected, "{text}");
+    }
+    let everything = listing.entries().filter(|entry| entry.kind() != FileKind::Directory).count();
+    for pattern in [SourcePattern::path("/"), SourcePattern::wildcard("*"), SourcePattern::parents(".")] {
+        assert_eq!(selected(pattern).split(' ').count(), everything);
+    }
 }
 
 #[test]

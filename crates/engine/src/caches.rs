@@ -3,12 +3,14 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use wbuild_graph::{Cache, CacheSharing};
 use wbuild_oci::Digest;
+use wbuild_snapshot::Owners;
 use wbuild_store::{KeyLock, Store};
+use wbuild_tree::ContentDigest;
 
 use crate::error::EngineError;
 use crate::step::io_error;
@@ -23,20 +25,36 @@ pub(crate) struct CacheInUse<'a> {
     _lock: Option<KeyLock>,
 }
 
-/// Ids never become paths: they are hashed.
-fn digest_of(cache: &Cache) -> Digest {
-    Digest::of(format!("cache mount\0{}", cache.id).as_bytes())
+/// Ids never become paths: they are hashed. Owner and mode other than the usual ones make another cache, as in BuildKit,
+/// and so does what it begins with.
+fn digest_of(cache: &Cache, seed: Option<&Seed>) -> Digest {
+    let mut text = format!("cache mount\0{}", cache.id);
+    if (cache.uid, cache.gid, cache.mode) != (0, 0, 0o755) {
+        text.push_str(&format!("\0{}:{} {:o}", cache.uid, cache.gid, cache.mode));
+    }
+    if let Some(seed) = seed {
+        text.push_str(&format!("\0seed {}", seed.content.0));
+    }
+    Digest::of(text.as_bytes())
+}
+
+/// What a cache mount holds when it is made.
+#[derive(Debug)]
+pub(crate) struct Seed {
+    /// The files, on disk.
+    pub(crate) folder: PathBuf,
+    /// Their digest.
+    pub(crate) content: ContentDigest,
 }
 
 impl<'a> CacheInUse<'a> {
     /// Takes a cache mount for a step; waits for who holds a locked one.
-    pub(crate) fn take(cache: &'a Cache, store: &Store) -> Result<Self, EngineError> {
-        let digest = digest_of(cache);
+    pub(crate) fn take(cache: &'a Cache, seed: Option<&Seed>, store: &Store) -> Result<Self, EngineError> {
+        let digest = digest_of(cache, seed);
         let fresh = || -> Result<PathBuf, EngineError> {
             let folder = store.workspace()?.fresh("cache");
             fs::create_dir(&folder).map_err(io_error("create", &folder))?;
-            let mode = fs::Permissions::from_mode(u32::from(cache.mode));
-            fs::set_permissions(&folder, mode).map_err(io_error("create", &folder))?;
+            begin(&folder, cache, seed)?;
             Ok(folder)
         };
         let lock = match cache.sharing {
@@ -48,6 +66,9 @@ impl<'a> CacheInUse<'a> {
             },
         };
         let kept = store.mount(&digest)?;
+        if fs::read_dir(&kept).map_err(io_error("read", &kept))?.next().is_none() {
+            begin(&kept, cache, seed)?;
+        }
         if !cache.publish_on_success {
             return Ok(Self { cache, folder: kept, publish_to: None, _lock: lock });
         }
@@ -78,7 +99,20 @@ impl<'a> CacheInUse<'a> {
     }
 }
 
-/// Copies files, directories and links with modes and times: what a tool's cache is made of. Anything else is left
+/// Makes an empty folder what the cache is to be at first.
+fn begin(folder: &Path, cache: &Cache, seed: Option<&Seed>) -> Result<(), EngineError> {
+    if let Some(seed) = seed {
+        copy_contents(&seed.folder, folder)?;
+    }
+    if Owners::of_process() == Owners::Set {
+        std::os::unix::fs::chown(folder, Some(cache.uid), Some(cache.gid))
+            .map_err(io_error("give away", folder))?;
+    }
+    let mode = fs::Permissions::from_mode(u32::from(cache.mode));
+    fs::set_permissions(folder, mode).map_err(io_error("create", folder))
+}
+
+/// Copies files, directories and links with owners, modes and times: what a tool's cache is made of. Anything else is left
 /// behind; a cache may be incomplete.
 fn copy_contents(from: &Path, to: &Path) -> Result<(), EngineError> {
     for entry in fs::read_dir(from).map_err(io_error("read", from))? {
@@ -88,16 +122,28 @@ fn copy_contents(from: &Path, to: &Path) -> Result<(), EngineError> {
         if meta.is_dir() {
             fs::create_dir(&target).map_err(io_error("create", &target))?;
             copy_contents(&source, &target)?;
+            give(&target, &meta)?;
             fs::set_permissions(&target, meta.permissions()).map_err(io_error("create", &target))?;
         } else if meta.is_file() {
             fs::copy(&source, &target).map_err(io_error("copy", &source))?;
+            give(&target, &meta)?;
+            fs::set_permissions(&target, meta.permissions()).map_err(io_error("copy", &source))?;
             set_times(&target, &meta).map_err(io_error("copy", &source))?;
         } else if meta.is_symlink() {
             let to = fs::read_link(&source).map_err(io_error("read", &source))?;
             std::os::unix::fs::symlink(to, &target).map_err(io_error("create", &target))?;
+            give(&target, &meta)?;
         }
     }
     Ok(())
+}
+
+/// Owners are kept where this process may set them.
+fn give(path: &Path, meta: &fs::Metadata) -> Result<(), EngineError> {
+    if Owners::of_process() != Owners::Set {
+        return Ok(());
+    }
+    std::os::unix::fs::lchown(path, Some(meta.uid()), Some(meta.gid())).map_err(io_error("give away", path))
 }
 
 fn set_times(path: &Path, meta: &fs::Metadata) -> io::Result<()> {
@@ -116,9 +162,11 @@ mod tests {
             sharing: CacheSharing::Locked,
             publish_on_success: true,
             never_publish: vec![".previewinfo".into(), "fetch-cache".into()],
+            read_only: false,
             uid: 0,
             gid: 0,
             mode: 0o755,
+            seed: None,
         }
     }
 
@@ -127,21 +175,21 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let store = Store::open(home.path()).unwrap();
         let cache = next_cache();
-        let first = CacheInUse::take(&cache, &store).unwrap();
+        let first = CacheInUse::take(&cache, None, &store).unwrap();
         fs::create_dir(first.folder.join("webpack")).unwrap();
         fs::write(first.folder.join("webpack/0.pack"), "good").unwrap();
         fs::create_dir(first.folder.join("fetch-cache")).unwrap();
         fs::write(first.folder.join(".previewinfo"), "secret").unwrap();
         first.publish().unwrap();
 
-        let failing = CacheInUse::take(&cache, &store).unwrap();
+        let failing = CacheInUse::take(&cache, None, &store).unwrap();
         assert_eq!(fs::read(failing.folder.join("webpack/0.pack")).unwrap(), b"good");
         assert!(!failing.folder.join(".previewinfo").exists());
         assert!(!failing.folder.join("fetch-cache").exists());
         fs::write(failing.folder.join("webpack/0.pack"), "half").unwrap();
         drop(failing);
 
-        let third = CacheInUse::take(&cache, &store).unwrap();
+        let third = CacheInUse::take(&cache, None, &store).unwrap();
         assert_eq!(fs::read(third.folder.join("webpack/0.pack")).unwrap(), b"good");
     }
 
@@ -150,8 +198,8 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let store = Store::open(home.path()).unwrap();
         let cache = Cache { sharing: CacheSharing::Private, publish_on_success: false, ..next_cache() };
-        let first = CacheInUse::take(&cache, &store).unwrap();
-        let second = CacheInUse::take(&cache, &store).unwrap();
+        let first = CacheInUse::take(&cache, None, &store).unwrap();
+        let second = CacheInUse::take(&cache, None, &store).unwrap();
         assert_ne!(first.folder, second.folder);
     }
 }

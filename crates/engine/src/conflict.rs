@@ -60,7 +60,7 @@ fn task_of(graph: &Graph, id: VertexId) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
-    use wbuild_graph::{Exec, NetworkMode, PrivilegeSet, Source, StepTimes};
+    use wbuild_graph::{Exec, NetworkMode, PrivilegeSet, Source, StepLimits, StepTimes};
     use wbuild_tree::MemoryTrees;
 
     use super::*;
@@ -76,6 +76,8 @@ mod tests {
             privileges: PrivilegeSet::Task,
             mounts: Vec::new(),
             secret_env: Vec::new(),
+            hosts: Vec::new(),
+            limits: StepLimits::default(),
             capture: Capture::Outputs { include: Vec::new(), exclude: Vec::new(), expected: Vec::new() },
             times: StepTimes::FromContent,
             on_failure: Vec::new(),
@@ -84,7 +86,14 @@ mod tests {
 
     fn add(graph: &mut Graph, name: &str, op: Op, inputs: &[VertexId]) -> VertexId {
         let name = name.to_owned();
-        graph.add(Vertex { op, inputs: inputs.to_vec(), identity: name.clone(), name, minor: false })
+        graph.add(Vertex {
+            op,
+            inputs: inputs.to_vec(),
+            identity: name.clone(),
+            name,
+            minor: false,
+            origin: None,
+        })
     }
 
     #[test]

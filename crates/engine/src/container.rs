@@ -11,7 +11,7 @@ use wbuild_executor::{
     CancelToken, Entry, ExecError, Finished, Forward, Network, Privileges, Program, Root, Running, Status,
     Step, User,
 };
-use wbuild_graph::{DeltaId, Snapshot};
+use wbuild_graph::{DeltaId, ImageRef, Snapshot};
 use wbuild_oci::{Execution, Healthcheck};
 use wbuild_report::LogStream;
 use wbuild_snapshot::Mtimes;
@@ -190,7 +190,7 @@ impl Engine {
     /// # Errors
     /// When the image is not at hand.
     pub fn exposed_ports(&self, reference: &str) -> Result<Vec<u16>, EngineError> {
-        let config = self.image_config(reference)?;
+        let config = self.image_config(&ImageRef::new(reference))?;
         let tcp = |port: &String| match port.split_once('/') {
             Some((number, "tcp")) => number.parse().ok(),
             None => port.parse().ok(),

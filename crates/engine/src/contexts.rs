@@ -10,12 +10,14 @@ use std::sync::{Mutex, PoisonError};
 use wbuild_context::{
     BlobSink, ContextError, FileKind, HashOptions, LeftOut, ListOptions, Listing, Selection,
 };
+use wbuild_graph::Files;
 use wbuild_oci::Digest;
 use wbuild_store::{Area, Store};
 use wbuild_tree::{EntryPath, Subtree, TreeDigest, TreeLoadError, TreeSource};
-use wbuild_workspace::{Entry, EntryKind, Files, ReadError, RelPath};
+use wbuild_workspace::{Entry, EntryKind, ReadError, RelPath};
 
 use crate::error::EngineError;
+use crate::files::compile;
 
 /// Larger files are never read to plan a build; lockfiles of the largest monorepos have some 10 MB.
 const MAX_PLANNING_FILE: u64 = 64 << 20;
@@ -50,14 +52,29 @@ impl LocalContext {
         &self.listing
     }
 
-    fn select(&self, paths: Option<&[EntryPath]>) -> Result<Selection<'_>, ContextError> {
-        let Some(paths) = paths else { return Ok(self.listing.select_all()) };
-        let mut selection = self.listing.select_none();
-        for path in paths {
-            match self.listing.get(path) {
-                Some(entry) => selection.add_entry(entry),
-                // Not listed: `add` says so, and why.
-                None => selection.add(path)?,
+    fn select(&self, files: &Files) -> Result<Selection<'_>, EngineError> {
+        let mut selection = match files {
+            Files::All => self.listing.select_all(),
+            Files::Paths(_) | Files::Matching { .. } => self.listing.select_none(),
+        };
+        match files {
+            Files::All => {}
+            Files::Paths(paths) => {
+                for path in paths {
+                    match self.listing.get(path) {
+                        Some(entry) => selection.add_entry(entry),
+                        // Not listed: `add` says so, and why.
+                        None => selection.add(path)?,
+                    }
+                }
+            }
+            Files::Matching { patterns } => {
+                for pattern in patterns {
+                    // What is no pattern matches nothing; who copies it says why.
+                    if let Ok(pattern) = compile(pattern) {
+                        selection.add_matching(&pattern);
+                    }
+                }
             }
         }
         Ok(selection)
@@ -65,8 +82,8 @@ impl LocalContext {
 
     /// The tree of what is selected, hashed as far as the stat index does not know it. When not a single fact of it has
     /// changed since it was hashed, the tree is only looked up.
-    pub(crate) fn locate(&self, paths: Option<&[EntryPath]>, store: &Store) -> Result<Subtree, EngineError> {
-        let selection = self.select(paths)?;
+    pub(crate) fn locate(&self, files: &Files, store: &Store) -> Result<Subtree, EngineError> {
+        let selection = self.select(files)?;
         // An unusable index makes it slower, never wrong.
         if let Ok(Some(known)) = selection.known_tree(&self.index)
             && store.has_tree(known)?
@@ -80,8 +97,8 @@ impl LocalContext {
     }
 
     /// Brings the files of a selection into the store.
-    pub(crate) fn fetch(&self, paths: Option<&[EntryPath]>, store: &Store) -> Result<Subtree, EngineError> {
-        let selection = self.select(paths)?;
+    pub(crate) fn fetch(&self, files: &Files, store: &Store) -> Result<Subtree, EngineError> {
+        let selection = self.select(files)?;
         let sink = StoreSink(store);
         let hashed = selection.hash(HashOptions { index: Some(&self.index), blobs: Some(&sink) })?;
         store.put_tree(&hashed.tree)?;
@@ -94,7 +111,7 @@ impl LocalContext {
 }
 
 /// What plans are made from: the context as the listing has it, links followed inside of it only.
-impl Files for LocalContext {
+impl wbuild_workspace::Files for LocalContext {
     fn read(&self, path: &RelPath) -> Result<Option<Cow<'_, [u8]>>, ReadError> {
         let failed =
             |source: Box<dyn std::error::Error + Send + Sync>| ReadError { path: path.clone(), source };

@@ -5,11 +5,16 @@
 //! paths of this machine, times of files.
 
 use wbuild_graph::{
-    Capture, Copy, DeltaId, EnvInKey, Environment, Exec, FieldValue, FileAction, FileOp, Mount, MountKind,
-    NetworkMode, Op, Owner, Preimage, PrivilegeSet, Snapshot, StepTimes, Vertex,
+    AccountId, CacheSeed, Capture, Copy, DeltaId, EnvInKey, Environment, Exec, FieldValue, FileAction,
+    FileOp, Mount, MountKind, NetworkMode, Op, Owner, Pattern, Preimage, PrivilegeSet, Snapshot, StepTimes,
+    Transfer, TransferSource, Unpack, Vertex,
 };
 use wbuild_oci::Digest;
-use wbuild_tree::{ContentDigest, EntryPath, TreeDigest, TreeLoadError};
+use wbuild_tree::{
+    Directory, Entry, EntryPath, Name, Node, ResolveError, Subtree, TreeLoadError, TreeSource, resolve,
+};
+
+use crate::files::{Excludes, Origin, TakeError, TreeRoot, What, account_files, take};
 
 /// Versions of the operations: raise one when its meaning changes, so that old results are not taken for new ones.
 mod version {
@@ -21,30 +26,20 @@ mod version {
     pub(super) const ASSERT: u32 = 1;
 }
 
-/// What keys need to know besides the graph.
-pub(crate) trait KeyFacts {
+/// What keys need to know besides the graph. Trees are loaded from it.
+pub(crate) trait KeyFacts: TreeSource {
     /// `linux/amd64`.
     fn platform(&self) -> String;
 
     /// Whether the person gave this secret. Whether, never what.
     fn secret_given(&self, id: &str) -> bool;
 
-    /// What a path of a snapshot holds, if that can be told from trees alone: `None` for what a step left on disk.
+    /// The files of a snapshot, if they can be told from trees alone: `None` where base layers, or what a step left on
+    /// disk, are a part of it.
     ///
     /// # Errors
     /// When a tree is missing or damaged.
-    fn selected(&self, snapshot: &Snapshot, path: &EntryPath) -> Result<Option<Selected>, TreeLoadError>;
-}
-
-/// What a copy or a bind mount selects of a snapshot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Selected {
-    /// The contents of a directory.
-    Directory(TreeDigest, ContentDigest),
-    /// Something else: the digest of its type, metadata and contents.
-    Other(Digest),
-    /// Nothing is there.
-    Nothing,
+    fn files(&self, snapshot: &Snapshot) -> Result<Option<Subtree>, TreeLoadError>;
 }
 
 /// The preimage of a vertex that has a key.
@@ -112,7 +107,8 @@ fn put_stack(preimage: &mut Preimage, name: &str, snapshot: &Snapshot) {
     }
 }
 
-/// What a copy or bind mount takes of an input: its content where trees can tell, else the whole input's keys.
+/// What a native copy or a bind mount takes of an input, links followed: its content where trees can tell, else the whole
+/// input's keys.
 fn put_selection(
     preimage: &mut Preimage,
     name: &str,
@@ -120,18 +116,38 @@ fn put_selection(
     path: &EntryPath,
     facts: &dyn KeyFacts,
 ) -> Result<(), TreeLoadError> {
-    match facts.selected(snapshot, path)? {
-        Some(Selected::Directory(tree, content)) => {
-            preimage.add(format!("{name}/files"), FieldValue::Tree { content, tree });
+    let Some(files) = facts.files(snapshot)? else {
+        preimage.text(format!("{name}/path"), text(path));
+        put_stack(preimage, &format!("{name}/from"), snapshot);
+        return Ok(());
+    };
+    let root = TreeRoot { trees: facts, root: &files };
+    let entry = match resolve(&root, path, true) {
+        Ok(resolved) => Origin::entry(&root, &resolved.path)?,
+        Err(ResolveError::Lookup(error)) => return Err(error),
+        Err(_) => None,
+    };
+    match entry {
+        Some(Entry { node: Node::Directory { contents, .. }, .. }) => {
+            let value = FieldValue::Tree { content: contents.content(), tree: contents.digest() };
+            preimage.add(format!("{name}/files"), value);
         }
-        Some(Selected::Other(digest)) => preimage.add(format!("{name}/file"), FieldValue::Digest(digest)),
-        Some(Selected::Nothing) => preimage.text(format!("{name}/nothing"), ""),
-        None => {
-            preimage.text(format!("{name}/path"), text(path));
-            put_stack(preimage, &format!("{name}/from"), snapshot);
+        Some(entry) => {
+            let base_name = path.split_last().map(|(_, name)| name);
+            preimage.add(format!("{name}/file"), FieldValue::Digest(alone(base_name, entry)));
         }
+        None => preimage.text(format!("{name}/nothing"), ""),
     }
     Ok(())
+}
+
+/// The digest of everything that counts about a file: of a directory with nothing else in it.
+fn alone(name: Option<Name>, entry: Entry) -> Digest {
+    let mut directory = Directory::default();
+    if let Some(name) = name {
+        directory.entries.insert(name, entry);
+    }
+    Subtree::new(directory).content().0
 }
 
 fn describe_exec(exec: &Exec, inputs: &[Snapshot], facts: &dyn KeyFacts) -> Result<Preimage, TreeLoadError> {
@@ -154,6 +170,7 @@ fn describe_exec(exec: &Exec, inputs: &[Snapshot], facts: &dyn KeyFacts) -> Resu
         match exec.privileges {
             PrivilegeSet::Run => "run",
             PrivilegeSet::Task => "task",
+            PrivilegeSet::Insecure => "insecure",
         },
     );
     for Environment { name, value, in_key } in &exec.env {
@@ -162,6 +179,7 @@ fn describe_exec(exec: &Exec, inputs: &[Snapshot], facts: &dyn KeyFacts) -> Resu
             EnvInKey::Shown => preimage.text(field, value),
             EnvInKey::Hashed => preimage.add(field, FieldValue::hidden(value)),
             EnvInKey::NameOnly => preimage.text(format!("env-name/{name}"), ""),
+            EnvInKey::Never => {}
         }
     }
     for secret in &exec.secret_env {
@@ -169,6 +187,9 @@ fn describe_exec(exec: &Exec, inputs: &[Snapshot], facts: &dyn KeyFacts) -> Resu
         if let Some(version) = &secret.version {
             put_baked_secret(&mut preimage, &secret.id, version, facts);
         }
+    }
+    for (name, _) in &exec.hosts {
+        preimage.text(format!("host/{name}"), "");
     }
     for (index, mount) in exec.mounts.iter().enumerate() {
         describe_mount(&mut preimage, index, mount, inputs, facts)?;
@@ -207,13 +228,23 @@ fn describe_mount(
             put_selection(preimage, &name, &inputs[*input], source, facts)?;
         }
         // What is in a cache mount, and which one it is, never changes what a step should produce.
-        MountKind::Cache(_) => preimage.text(&name, format!("cache {target}")),
+        MountKind::Cache(cache) => {
+            preimage.text(&name, format!("cache {target}"));
+            if let Some(CacheSeed { input, source }) = &cache.seed {
+                put_selection(preimage, &format!("{name}/seed"), &inputs[*input], source, facts)?;
+            }
+        }
         MountKind::Tmpfs { .. } => preimage.text(&name, format!("tmpfs {target}")),
         MountKind::Secret { id, version, .. } => {
             preimage.text(&name, format!("secret {target} {id}"));
             if let Some(version) = version {
                 put_baked_secret(preimage, id, version, facts);
             }
+        }
+        MountKind::Ssh { id, .. } => preimage.text(&name, format!("ssh {target} {id}")),
+        MountKind::Script { contents, mode } => {
+            preimage.text(&name, format!("script {target} {mode:o}"));
+            preimage.add(format!("{name}/contents"), FieldValue::Digest(Digest::of(contents)));
         }
         MountKind::Scratchpad { .. } => {}
     }
@@ -237,6 +268,14 @@ fn describe_file(
                 }
                 put_selection(&mut preimage, &name, &inputs[*input], source, facts)?;
             }
+            FileAction::Transfer(transfer) => {
+                describe_transfer(&mut preimage, &name, transfer, inputs, facts)?;
+            }
+            // Who the user is, the files below say.
+            FileAction::Workdir { path, user } => {
+                preimage.text(&name, format!("workdir {}", text(path)));
+                preimage.text(format!("{name}/owner"), user);
+            }
             FileAction::Mkdir { path, mode, owner } => {
                 preimage.text(&name, format!("mkdir {} {mode:o} {}", text(path), owned(owner)));
             }
@@ -254,3 +293,113 @@ fn describe_file(
     put_stack(&mut preimage, "root", &inputs[0]);
     Ok(preimage)
 }
+
+fn describe_transfer(
+    preimage: &mut Preimage,
+    name: &str,
+    transfer: &Transfer,
+    inputs: &[Snapshot],
+    facts: &dyn KeyFacts,
+) -> Result<(), TreeLoadError> {
+    let Transfer { sources, target, into_directory, owner, mode, excludes } = transfer;
+    let slash = if *into_directory { "/" } else { "" };
+    preimage.text(name, format!("transfer to {}{slash}", text(target)));
+    if let Some(account) = owner {
+        let id = |id: &AccountId| match id {
+            AccountId::Number(id) => id.to_string(),
+            AccountId::Name(name) => format!("{name:?}"),
+        };
+        let group = account.group.as_ref().map(|group| format!(":{}", id(group))).unwrap_or_default();
+        preimage.text(format!("{name}/owner"), format!("{}{group}", id(&account.user)));
+        // What the delta is put on is in the key anyway.
+        if account.input != 0 {
+            for file in account_files(account) {
+                let path = EntryPath::rooted(file).unwrap_or_default();
+                put_selection(
+                    preimage,
+                    &format!("{name}/owner{file}"),
+                    &inputs[account.input],
+                    &path,
+                    facts,
+                )?;
+            }
+        }
+    }
+    if let Some(mode) = mode {
+        preimage.text(format!("{name}/mode"), mode.to_string());
+    }
+    for (index, source) in sources.iter().enumerate() {
+        let name = format!("{name}/source/{index}");
+        match source {
+            TransferSource::Inline { name: file, contents } => {
+                preimage.text(&name, format!("inline {file}"));
+                preimage.add(format!("{name}/contents"), FieldValue::Digest(Digest::of(contents)));
+            }
+            TransferSource::Files { input, pattern, unpack } => {
+                let what = match unpack {
+                    Unpack::Never => "files",
+                    Unpack::Archives => "files, archives unpacked",
+                };
+                preimage.text(&name, what);
+                put_taken(preimage, &name, &inputs[*input], pattern, excludes, facts)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What a source takes of an input: its content where trees can tell, so that neither the name of a directory nor anything
+/// beside it counts; else the pattern, and the whole input's keys.
+fn put_taken(
+    preimage: &mut Preimage,
+    name: &str,
+    snapshot: &Snapshot,
+    pattern: &Pattern,
+    excludes: &[String],
+    facts: &dyn KeyFacts,
+) -> Result<(), TreeLoadError> {
+    if let Some(files) = facts.files(snapshot)? {
+        let root = TreeRoot { trees: facts, root: &files };
+        let taken = Excludes::new(excludes).and_then(|excludes| take(facts, &root, pattern, &excludes));
+        match taken {
+            Ok(taken) => {
+                preimage.text(format!("{name}/count"), taken.len().to_string());
+                for (index, taken) in taken.into_iter().enumerate() {
+                    let name = format!("{name}/{index}");
+                    match taken.what {
+                        // A file has its own name where the target is a directory.
+                        What::File(entry) => {
+                            preimage
+                                .add(format!("{name}/file"), FieldValue::Digest(alone(taken.name, entry)));
+                        }
+                        What::Directory { contents, passed, mtime: _ } => {
+                            let value =
+                                FieldValue::Tree { content: contents.content(), tree: contents.digest() };
+                            preimage.add(format!("{name}/files"), value);
+                            preimage.list(&format!("{name}/passed"), passed.iter().map(text));
+                        }
+                    }
+                }
+                return Ok(());
+            }
+            Err(TakeError::Load(error) | TakeError::Resolve(ResolveError::Lookup(error))) => {
+                return Err(error);
+            }
+            // It fails when it runs, and says why.
+            Err(_) => {}
+        }
+    }
+    let (kind, pattern) = match pattern {
+        Pattern::Literal(text) => ("path", text),
+        Pattern::Wildcard(text) => ("wildcard", text),
+        Pattern::Parents(text) => ("parents", text),
+    };
+    preimage.text(format!("{name}/{kind}"), pattern);
+    preimage.list(&format!("{name}/excludes"), excludes);
+    put_stack(preimage, &format!("{name}/from"), snapshot);
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "describe_tests.rs"]
+mod tests;

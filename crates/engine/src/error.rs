@@ -6,10 +6,13 @@ use wbuild_executor::{ExecError, NoIsolation, Status, WithinError};
 use wbuild_graph::DeltaId;
 use wbuild_report::{Diagnostic, Hint};
 use wbuild_store::StoreError;
-use wbuild_tree::{EntryPath, TreeLoadError};
+use wbuild_tree::{BuildError, EntryPath, TreeLoadError};
 
+use crate::context_source::ContextPlaceError;
 use crate::files::FileError;
 use crate::native::NativeError;
+use crate::outputs::OutputError;
+use crate::remote::RemoteError;
 use crate::trust::BundleError;
 use crate::users::UserError;
 
@@ -163,6 +166,36 @@ pub enum EngineError {
         /// Which.
         id: String,
     },
+    /// The person asked that nothing is run.
+    #[error("the step has to be run, and `--isolation norun` runs nothing")]
+    NoRun,
+    /// A required SSH agent was not given.
+    #[error("the step needs the SSH agent `{id}`, which was not given")]
+    NoAgent {
+        /// Which.
+        id: String,
+    },
+    /// What a cache mount is to begin with is not there.
+    #[error("`{path}`, which the cache mount is to begin with, is no directory of its source")]
+    NoSeed {
+        /// The path.
+        path: EntryPath,
+    },
+    /// A limit that the executor does not know.
+    #[error("`{name}` is no resource that can be limited")]
+    UnknownLimit {
+        /// As written.
+        name: String,
+    },
+    /// A file or a repository on the network.
+    #[error(transparent)]
+    Remote(Box<RemoteError>),
+    /// What was given as a context.
+    #[error(transparent)]
+    ContextPlace(#[from] ContextPlaceError),
+    /// Files cannot be written to where they were asked for.
+    #[error(transparent)]
+    Output(#[from] OutputError),
     /// Two tasks wrote one path.
     #[error("`{path}` is written by {first} and by {second}, with different bytes")]
     OutputConflict {
@@ -205,17 +238,41 @@ fn first_of(diagnostics: &[Diagnostic]) -> String {
 impl EngineError {
     /// Whether the store no longer has what a record said it has: making it again helps, trying again does not.
     pub fn is_lost(&self) -> bool {
-        let mut next: Option<&(dyn std::error::Error + 'static)> = Some(self);
-        while let Some(error) = next {
-            let inside = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-            let store = error.downcast_ref::<StoreError>().or_else(|| inside?.downcast_ref());
-            if store.is_some_and(StoreError::is_lost) {
-                return true;
-            }
-            next = error.source();
-        }
-        matches!(self, Self::Lost { .. })
+        is_lost(self)
     }
+}
+
+/// Whether anything in an error's chain says that something in the store is gone or damaged. Errors that pass their
+/// cause's message on as their own hide it from `source`, so these are looked into.
+fn is_lost(error: &(dyn std::error::Error + 'static)) -> bool {
+    let inside = match error.downcast_ref::<EngineError>() {
+        Some(EngineError::Lost { .. }) => return true,
+        Some(EngineError::Store(error)) => return error.is_lost(),
+        Some(EngineError::Snapshot(error)) => {
+            return error.is_lost() || std::error::Error::source(error).is_some_and(is_lost);
+        }
+        Some(EngineError::Tree(error)) => Some(error as &(dyn std::error::Error + 'static)),
+        Some(EngineError::Native(NativeError::Load(error) | NativeError::Build(BuildError::Load(error)))) => {
+            Some(error as _)
+        }
+        Some(EngineError::File(error)) => match &**error {
+            FileError::Load(error) | FileError::Build(BuildError::Load(error)) => Some(error as _),
+            FileError::Resolve(wbuild_tree::ResolveError::Lookup(error)) => Some(error as _),
+            _ => None,
+        },
+        _ => None,
+    };
+    if let Some(inside) = inside {
+        return is_lost(inside);
+    }
+    let tree = error.downcast_ref::<TreeLoadError>();
+    let layer = error.downcast_ref::<wbuild_layer::WriteError>();
+    matches!(tree, Some(TreeLoadError::Missing { .. } | TreeLoadError::Damaged { .. }))
+        || matches!(layer, Some(wbuild_layer::WriteError::Damaged { .. }))
+        || error.downcast_ref::<StoreError>().is_some_and(StoreError::is_lost)
+        // What an error of reading carries.
+        || error.downcast_ref::<io::Error>().and_then(io::Error::get_ref).is_some_and(|inner| is_lost(inner))
+        || error.source().is_some_and(is_lost)
 }
 
 /// Whether permissions are at the bottom of an error.
@@ -232,12 +289,16 @@ impl Hint for EngineError {
             Self::NoIsolation(error) => error.hints(),
             Self::Store(error) => error.hints(),
             Self::Context(error) => error.hints(),
+            Self::File(error) => error.hints(),
             Self::Layout(error) => error.hints(),
             Self::Assemble(error) => error.hints(),
             Self::Export(error) => error.hints(),
             Self::Snapshot(error) => error.hints(),
             Self::User(error) => error.hints(),
             Self::WriteLayer { source, .. } => source.hints(),
+            Self::Remote(error) => error.hints(),
+            Self::ContextPlace(error) => error.hints(),
+            Self::Output(error) => error.hints(),
             Self::Diagnostics(diagnostics) => diagnostics.iter().flat_map(Hint::hints).collect(),
             Self::NoBaseImage { reference, given } => {
                 let mut hints = vec![format!(
@@ -268,6 +329,11 @@ impl Hint for EngineError {
             Self::NoSecret { id } => {
                 vec![format!("give it with --secret id={id},src=FILE or --secret id={id},env=NAME")]
             }
+            Self::NoRun => vec![
+                "leave --isolation out; `wbuild doctor` says what this machine allows and what is missing"
+                    .to_owned(),
+            ],
+            Self::NoAgent { id } => vec![format!("give it with --ssh {id} or --ssh {id}=SOCKET")],
             Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 vec!["make room, or point WBUILD_HOME to a larger disk".to_owned()]
             }

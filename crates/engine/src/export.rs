@@ -8,20 +8,18 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
-use wbuild_frontend::Target;
-use wbuild_graph::{DeltaId, Preimage, Snapshot};
+use wbuild_frontend::{RowDelta, Target};
+use wbuild_graph::{DeltaId, FieldValue, Preimage, Snapshot};
 use wbuild_image::{Assembly, BlobFiles, Image, LayerRef, Row, assemble};
 use wbuild_layer::{Contents, Recipe, Times, write_layer};
 use wbuild_oci::{Descriptor, DiffId, Digest, HistoryEntry};
 use wbuild_store::{RecordMeta, Ref, Store, seal_time};
 use wbuild_tree::Subtree;
 
+use crate::difference::difference;
 use crate::error::EngineError;
 use crate::images::OpenedImage;
 use crate::worker::Engine;
-
-/// Who made a layer, in the history.
-const COMMENT: &str = "wbuild";
 
 /// How an image is made of deltas.
 #[derive(Clone, Debug)]
@@ -87,7 +85,7 @@ struct LayerRecord {
     diff_id: DiffId,
 }
 
-struct StoreBlobs<'a>(&'a Store);
+pub(crate) struct StoreBlobs<'a>(pub(crate) &'a Store);
 
 impl Contents for StoreBlobs<'_> {
     fn open(&self, digest: &Digest, _size: u64) -> io::Result<Box<dyn Read + '_>> {
@@ -106,12 +104,9 @@ impl Engine {
         snapshot: &Snapshot,
         options: &ExportOptions,
     ) -> Result<BuiltImage, EngineError> {
-        let base = target
-            .base_image
-            .as_ref()
-            .map(|reference| self.images.open(reference, &self.platform))
-            .transpose()?;
+        let base = target.base_image.as_ref().map(|reference| self.open_image(reference)).transpose()?;
         let below = base.as_ref().map_or(0, |base| base.image.layers.len());
+        let mut stack = Snapshot { deltas: snapshot.deltas[..below].to_vec() };
         let mut deltas = snapshot.deltas.iter().skip(below);
         let created = timestamp(options.created);
         let mut rows = Vec::new();
@@ -128,14 +123,16 @@ impl Engine {
             let history = HistoryEntry {
                 created: created.clone(),
                 created_by: Some(row.created_by.clone()),
-                comment: Some(COMMENT.to_owned()),
+                comment: Some(target.comment.to_owned()),
                 ..HistoryEntry::default()
             };
-            let delta = if row.delta { deltas.next() } else { None };
+            let delta = if row.delta == RowDelta::None { None } else { deltas.next() };
+            let keep_empty = row.delta == RowDelta::Always;
             let layer = delta
-                .map(|delta| self.layer_of(delta, &row.created_by, &options.recipe))
+                .map(|delta| self.layer_of(delta, &stack, &row.created_by, keep_empty, &options.recipe))
                 .transpose()?
                 .flatten();
+            stack.deltas.extend(delta);
             rows.push(match layer {
                 Some(layer) => {
                     layers.push(BuiltLayer {
@@ -164,14 +161,16 @@ impl Engine {
         Ok(BuiltImage { image, layers, store: self.store.clone(), base })
     }
 
-    /// The layer of a delta, remembered or written; `None` when the delta is empty.
+    /// The layer of a delta on `below`, remembered or written; `None` when the delta is empty and `keep_empty` is not set.
     fn layer_of(
         &self,
         delta: &DeltaId,
+        below: &Snapshot,
         name: &str,
+        keep_empty: bool,
         recipe: &Recipe,
     ) -> Result<Option<LayerRef>, EngineError> {
-        // A step's delta goes by its tree, too: two steps that wrote the same have the same layer.
+        // A step's delta goes by its tree, too: two steps that wrote the same on the same have the same layer.
         let tree = match delta {
             DeltaId::Tree { tree, content } => (*tree, *content, None),
             other => {
@@ -187,43 +186,41 @@ impl Engine {
             Times::Fixed(_) => preimage.text("content", tree.1.to_string()),
             Times::Keep => preimage.text("tree", tree.0.to_string()),
         }
-        let key = preimage.key();
-        if let Some(record) = self.store.record(&key.0)?
-            && let Ok(known) = serde_json::from_slice::<Option<LayerRecord>>(&record.body)
-        {
-            match known {
-                None => return Ok(None),
-                Some(known) if self.store.has_blob(&known.descriptor.digest)? => {
-                    return Ok(Some(LayerRef { descriptor: known.descriptor, diff_id: known.diff_id }));
-                }
-                Some(_) => {}
+        if tree.2.is_some() {
+            for (index, delta) in below.deltas.iter().enumerate() {
+                preimage.add(format!("below/{index}"), FieldValue::Digest(delta.root_key()));
             }
         }
-        let face = match tree.2 {
-            Some(face) => face,
-            None => self.tree_face(delta)?,
-        };
-        let record = self.write_layer(&face, name, recipe)?;
-        let refs = record.iter().map(|record| Ref::Blob(record.descriptor.digest)).collect();
-        let body = serde_json::to_vec(&record).unwrap_or_default();
-        self.store.replace_record(&key.0, &RecordMeta { refs }, &body)?;
-        Ok(record.map(|record| LayerRef { descriptor: record.descriptor, diff_id: record.diff_id }))
-    }
-
-    fn write_layer(
-        &self,
-        face: &Subtree,
-        name: &str,
-        recipe: &Recipe,
-    ) -> Result<Option<LayerRecord>, EngineError> {
-        if face.is_empty() {
+        let key = preimage.key();
+        if tree.0 == Subtree::empty().digest() && !keep_empty {
             return Ok(None);
         }
+        if let Some(record) = self.store.record(&key.0)?
+            && let Ok(known) = serde_json::from_slice::<LayerRecord>(&record.body)
+            && self.store.has_blob(&known.descriptor.digest)?
+        {
+            return Ok(Some(LayerRef { descriptor: known.descriptor, diff_id: known.diff_id }));
+        }
+        let face = match tree.2 {
+            Some(face) => difference(&self.trees(), &face, &self.view(below)?)?,
+            None => self.tree_face(delta)?,
+        };
+        if face.is_empty() && !keep_empty {
+            return Ok(None);
+        }
+        let record = self.write_layer(&face, name, recipe)?;
+        let refs = vec![Ref::Blob(record.descriptor.digest)];
+        let body = serde_json::to_vec(&record).unwrap_or_default();
+        self.store.replace_record(&key.0, &RecordMeta { refs }, &body)?;
+        Ok(Some(LayerRef { descriptor: record.descriptor, diff_id: record.diff_id }))
+    }
+
+    fn write_layer(&self, face: &Subtree, name: &str, recipe: &Recipe) -> Result<LayerRecord, EngineError> {
         let mut blob = self.store.blob_writer()?;
         let written = write_layer(&self.trees(), &StoreBlobs(&self.store), face, recipe, &mut blob);
         let layer = written.map_err(|source| EngineError::WriteLayer { name: name.to_owned(), source })?;
         blob.finish(Some(&layer.digest))?;
-        Ok(Some(LayerRecord { descriptor: layer.descriptor(), diff_id: layer.diff_id }))
+        Ok(LayerRecord { descriptor: layer.descriptor(), diff_id: layer.diff_id })
     }
 }
 

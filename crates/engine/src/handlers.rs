@@ -4,23 +4,39 @@ use std::io::{Read, Write};
 use std::path::PathBuf;
 
 use wbuild_executor::{Handler, Owned};
-use wbuild_snapshot::{CollectRequest, Device, Override, collect};
+use wbuild_snapshot::{CheckRequest, CollectRequest, Device, Override, check, collect, seal};
 
 /// Collects what a step wrote.
 pub(crate) const COLLECT: &str = "collect";
+
+/// Looks at the files of a disk face.
+pub(crate) const SEAL: &str = "seal";
+
+/// Compares a disk face with its tree.
+pub(crate) const CHECK: &str = "check";
 
 /// Removes folders.
 pub(crate) const REMOVE: &str = "remove";
 
 /// To be registered with the executor before anything else happens in `main`.
-pub fn handlers() -> [(&'static str, Handler); 2] {
-    [(COLLECT, collect_here), (REMOVE, remove_here)]
+pub fn handlers() -> [(&'static str, Handler); 4] {
+    [(COLLECT, collect_here), (SEAL, seal_here), (CHECK, check_here), (REMOVE, remove_here)]
 }
 
 fn collect_here(request: &mut dyn Read, reply: &mut dyn Write) -> Result<(), String> {
     let request: CollectRequest = serde_json::from_reader(request).map_err(chain)?;
     let collected = collect(&request).map_err(chain)?;
     serde_json::to_writer(reply, &collected).map_err(chain)
+}
+
+fn seal_here(request: &mut dyn Read, reply: &mut dyn Write) -> Result<(), String> {
+    let folder: PathBuf = serde_json::from_reader(request).map_err(chain)?;
+    serde_json::to_writer(reply, &seal(&folder).map_err(chain)?).map_err(chain)
+}
+
+fn check_here(request: &mut dyn Read, reply: &mut dyn Write) -> Result<(), String> {
+    let request: CheckRequest = serde_json::from_reader(request).map_err(chain)?;
+    serde_json::to_writer(reply, &check(&request).map_err(chain)?).map_err(chain)
 }
 
 fn remove_here(request: &mut dyn Read, _: &mut dyn Write) -> Result<(), String> {

@@ -86,7 +86,7 @@ impl BaseLayer {
 pub(crate) struct BaseImages {
     /// By name as written after `FROM`.
     locations: BTreeMap<String, ImageLocation>,
-    opened: Mutex<BTreeMap<String, Arc<OpenedImage>>>,
+    opened: Mutex<BTreeMap<(String, String), Arc<OpenedImage>>>,
     layers: Mutex<BTreeMap<DiffId, BaseLayer>>,
 }
 
@@ -98,7 +98,8 @@ impl BaseImages {
     /// The image that `reference` stands for: config, manifest and layers, all verified except the layers' bytes.
     pub(crate) fn open(&self, reference: &str, platform: &Platform) -> Result<Arc<OpenedImage>, EngineError> {
         let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(image) = opened.get(reference) {
+        let known = (reference.to_owned(), platform.to_string());
+        if let Some(image) = opened.get(&known) {
             return Ok(Arc::clone(image));
         }
         let location = self.location(reference).ok_or_else(|| EngineError::NoBaseImage {
@@ -122,7 +123,7 @@ impl BaseImages {
             let base = BaseLayer { image: Arc::clone(&image), descriptor: layer.descriptor.clone() };
             layers.entry(layer.diff_id).or_insert(base);
         }
-        opened.insert(reference.to_owned(), Arc::clone(&image));
+        opened.insert(known, Arc::clone(&image));
         Ok(image)
     }
 

@@ -2,9 +2,14 @@
 //! contexts, the base images and the executor, solves a frontend's definition, and turns the result into an image.
 //!
 //! - `describe`: what enters which key.
-//! - `files`, `native`: operations on trees; they run nothing.
+//! - `files`, `native`: operations on trees; they run nothing. `inputs` is what they take files from.
 //! - `step`, `caches`, `secrets`, `trust`, `users`: one process in a root file system.
 //! - `plan`: from a folder to a workspace, a spec and a project.
+//! - `faces`: both faces of deltas, and whether they still are what they were.
+//! - `verify`: reading everything that is stored.
+//! - `remote`: files by HTTP and git repositories, as sources.
+//! - `context_source`: what a person gives as a context, as a folder.
+//! - `outputs`: results as files in a folder, or as a tar of the root file system.
 //! - `export`: deltas to layers to an image.
 //! - `baked`: keys that frameworks write into their output, and results that are not reproducible.
 //! - `conflict`: two tasks that write one path.
@@ -15,35 +20,49 @@ mod baked;
 mod caches;
 mod conflict;
 mod container;
+mod context_source;
 mod contexts;
 mod describe;
+mod difference;
 mod error;
 mod export;
+mod faces;
 mod files;
 mod handlers;
 mod images;
+mod inputs;
 mod native;
+mod outputs;
 mod plan;
+mod remote;
 mod secrets;
 mod session;
 mod step;
+#[cfg(test)]
+mod testing;
 mod trust;
 mod upkeep;
 mod users;
+mod verify;
 mod worker;
 
 pub use container::{Container, ContainerNetwork, ContainerOptions, Health, Probe};
+pub use context_source::{ContextPlace, ContextPlaceError, OpenedContext, REMOTE_DOCKERFILE};
 pub use contexts::LocalContext;
 pub use error::{EngineError, StepFailure};
 pub use export::{BuiltImage, BuiltLayer, ExportOptions};
-pub use files::FileError;
+pub use files::{FileError, Missing, UnpackError};
 pub use handlers::handlers;
 pub use images::{ImageLocation, LocationError};
 pub use native::NativeError;
+pub use outputs::{Existing, FilesOutput, FilesWritten, OutputError};
 pub use plan::{OpenWorkspace, SpecChoice, find_workspace};
+pub use remote::RemoteError;
 pub use secrets::{MAX_SECRET_BYTES, SecretError, Secrets};
-pub use session::{Options, SolveOptions};
+pub use session::{IsolationMode, Options, SolveOptions};
+pub use step::is_limit;
 pub use trust::BundleError;
 pub use upkeep::DEFAULT_BUDGET;
 pub use users::{ResolvedUser, UserError, resolve_user};
+pub use verify::Verified;
 pub use worker::Engine;

@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use wbuild_context::ListOptions;
 use wbuild_frontend::{Definition, Target};
+use wbuild_graph::ImageRef;
 use wbuild_oci::{ImageConfig, Platform};
 use wbuild_report::EventSink;
 use wbuild_solver::{Cancellation, Solution, SolveError, Solver};
@@ -15,11 +15,25 @@ use wbuild_store::Store;
 
 use crate::contexts::LocalContext;
 use crate::error::EngineError;
-use crate::images::{BaseImages, ImageLocation};
+use crate::faces::Inspected;
+use crate::images::{BaseImages, ImageLocation, OpenedImage};
+use crate::remote::{Following, Remotes, is_for_sources};
 use crate::secrets::Secrets;
 use crate::step::LogFolder;
 use crate::trust::Trust;
 use crate::worker::{Engine, secrets_asked_for};
+
+/// How steps are isolated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum IsolationMode {
+    /// The best that this machine allows.
+    #[default]
+    Auto,
+    /// Namespaces and an overlay, or an error.
+    Overlay,
+    /// Not at all: files are copied and configurations set, and a step that would run something is an error.
+    NoRun,
+}
 
 /// What a session is opened with.
 #[derive(Debug)]
@@ -32,6 +46,10 @@ pub struct Options {
     pub images: BTreeMap<String, ImageLocation>,
     /// The secrets that were given.
     pub secrets: Secrets,
+    /// Sockets of SSH agents that were given, by name.
+    pub agents: BTreeMap<String, PathBuf>,
+    /// How steps are isolated.
+    pub isolation: IsolationMode,
 }
 
 /// How to solve.
@@ -62,13 +80,16 @@ impl Engine {
             images,
             contexts: BTreeMap::new(),
             secrets: options.secrets,
+            agents: options.agents,
+            isolate: options.isolation,
             trust: Trust::of_machine(variable)?,
             platform: options.platform,
             build_id: format!("{}-{:06}-{}", since.as_secs(), since.subsec_micros(), std::process::id()),
             logs: LogFolder::default(),
             machine: OnceLock::new(),
             undeclared: Mutex::default(),
-            closely: AtomicBool::new(false),
+            remotes: Remotes::of_machine(variable),
+            inspected: Inspected::default(),
         })
     }
 
@@ -89,8 +110,12 @@ impl Engine {
     ///
     /// # Errors
     /// When it is not at hand or not what its digests say.
-    pub fn image_config(&self, reference: &str) -> Result<ImageConfig, EngineError> {
-        Ok(self.images.open(reference, &self.platform)?.image.config.clone())
+    pub fn image_config(&self, reference: &ImageRef) -> Result<ImageConfig, EngineError> {
+        Ok(self.open_image(reference)?.image.config.clone())
+    }
+
+    pub(crate) fn open_image(&self, image: &ImageRef) -> Result<Arc<OpenedImage>, EngineError> {
+        self.images.open(&image.reference, image.platform.as_ref().unwrap_or(&self.platform))
     }
 
     /// Which CA bundle steps get, for `doctor`.
@@ -114,11 +139,14 @@ impl Engine {
         options: &SolveOptions,
     ) -> Result<Solution, SolveError<EngineError>> {
         let asked = secrets_asked_for(&definition.graph);
-        for id in self.secrets.ids().difference(&asked) {
+        let given = self.secrets.ids();
+        for id in given.difference(&asked).filter(|id| !is_for_sources(id)) {
             let hint = format!("steps ask for: {}", asked.iter().cloned().collect::<Vec<_>>().join(", "));
             let message = format!("the secret `{id}` was given, but no step asks for it");
             options.events.warn(None, message, if asked.is_empty() { Vec::new() } else { vec![hint] });
         }
+        let (events, cancellation) = (options.events.clone(), options.cancellation.clone());
+        self.remotes.follow(Following { events, cancellation });
         let mut solver =
             Solver::new(Arc::clone(self), options.events.clone(), options.cancellation.clone(), options.jobs);
         if options.no_cache {

@@ -9,15 +9,16 @@ use std::sync::{Mutex, PoisonError};
 
 use wbuild_executor as executor;
 use wbuild_executor::{
-    Access, CancelToken, CapabilitySet, Content, Finished, Mount, Privileges, Root, Source, Step, User,
+    Access, CancelToken, CapabilitySet, Content, Finished, Host, Limit, Mount, Privileges, Resource, Root,
+    Source, Step, User,
 };
-use wbuild_graph::{Exec, MountKind, NetworkMode, PrivilegeSet};
+use wbuild_graph::{Exec, MountKind, NetworkMode, PrivilegeSet, StepLimits};
 use wbuild_report::{Event, EventSink, LogStream, VertexId};
 use wbuild_solver::RunContext;
 use wbuild_store::{Area, Draft};
 use wbuild_tree::EntryPath;
 
-use crate::caches::CacheInUse;
+use crate::caches::{CacheInUse, Seed};
 use crate::error::{EngineError, StepFailure};
 use crate::secrets::Secrets;
 use crate::trust::{BUNDLE_TARGET, Trust};
@@ -51,6 +52,7 @@ impl Engine {
         lowers: Vec<PathBuf>,
         user: &ResolvedUser,
         binds: &BTreeMap<usize, Vec<PathBuf>>,
+        seeds: &BTreeMap<usize, Seed>,
     ) -> Result<Ran, EngineError> {
         let isolation = self.isolation()?;
         let draft = self.store.draft()?;
@@ -64,10 +66,11 @@ impl Engine {
                     access: if *writable { Access::Discarded } else { Access::ReadOnly },
                 },
                 MountKind::Cache(cache) => {
-                    let taken = CacheInUse::take(cache, &self.store)?;
+                    let taken = CacheInUse::take(cache, seeds.get(&index), &self.store)?;
                     let source = Source::host(taken.folder.clone());
                     caches.push(taken);
-                    executor::MountKind::Bind { source, access: Access::ReadWrite }
+                    let access = if cache.read_only { Access::ReadOnly } else { Access::ReadWrite };
+                    executor::MountKind::Bind { source, access }
                 }
                 MountKind::Tmpfs { size } => {
                     executor::MountKind::Tmpfs { size: *size, mode: 0o1777, owner: User::default() }
@@ -77,6 +80,17 @@ impl Engine {
                     None if *required => return Err(EngineError::NoSecret { id: id.clone() }),
                     None => continue,
                 },
+                MountKind::Ssh { id, required, .. } => match self.agents.get(id) {
+                    Some(socket) => executor::MountKind::Bind {
+                        source: Source::host(socket.clone()),
+                        access: Access::ReadWrite,
+                    },
+                    None if *required => return Err(EngineError::NoAgent { id: id.clone() }),
+                    None => continue,
+                },
+                MountKind::Script { contents, mode } => {
+                    file_mount(contents, u32::from(*mode), User::default())
+                }
                 MountKind::Scratchpad { contents, mode } => {
                     file_mount(&expand(contents, &self.secrets), u32::from(*mode), User::default())
                 }
@@ -107,8 +121,13 @@ impl Engine {
                 PrivilegeSet::Run => CapabilitySet::DOCKER,
                 // Installs and tasks make no devices, and raw sockets could listen to the host's network, which they share.
                 PrivilegeSet::Task => CapabilitySet::BUILDAH,
+                PrivilegeSet::Insecure => CapabilitySet::ALL,
             },
         };
+        step.add_hosts =
+            exec.hosts.iter().map(|(name, address)| Host { name: name.clone(), address: *address }).collect();
+        step.limits = limits(&exec.limits)?;
+        step.shm_size = exec.limits.shm_size;
         let token = CancelToken::new().map_err(io_error("create a token for", Path::new("the step")))?;
         let killer = token.clone();
         let _stopped = context.cancellation.subscribe(move || killer.cancel());
@@ -162,6 +181,21 @@ fn expand(contents: &[u8], secrets: &Secrets) -> Vec<u8> {
     }
     out.extend_from_slice(rest);
     out
+}
+
+/// Whether `name` is a resource that can be limited, by its name in `--ulimit`.
+pub fn is_limit(name: &str) -> bool {
+    serde_json::from_value::<Resource>(serde_json::Value::String(name.to_owned())).is_ok()
+}
+
+/// The limits of a step for the executor.
+fn limits(given: &StepLimits) -> Result<Vec<Limit>, EngineError> {
+    let limit = |(name, soft, hard): &(String, Option<u64>, Option<u64>)| {
+        let resource: Resource = serde_json::from_value(serde_json::Value::String(name.clone()))
+            .map_err(|_| EngineError::UnknownLimit { name: name.clone() })?;
+        Ok(Limit { resource, soft: *soft, hard: *hard })
+    };
+    given.ulimits.iter().map(limit).collect()
 }
 
 fn absolute(path: &EntryPath) -> PathBuf {

@@ -42,7 +42,7 @@ const MAX_BUNDLE_BYTES: u64 = 16 << 20;
 /// What the machine trusts and how it reaches the network. `Debug` shows no values: proxies carry passwords.
 #[derive(Clone, Default)]
 pub(crate) struct Trust {
-    bundle: Option<Vec<u8>>,
+    bundle: Option<(PathBuf, Vec<u8>)>,
     proxies: Vec<(String, String)>,
 }
 
@@ -50,7 +50,7 @@ impl std::fmt::Debug for Trust {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let proxies: Vec<&str> = self.proxies.iter().map(|(name, _)| name.as_str()).collect();
         f.debug_struct("Trust")
-            .field("bundle", &self.bundle.as_ref().map(Vec::len))
+            .field("bundle", &self.bundle.as_ref().map(|(path, _)| path))
             .field("proxies", &proxies)
             .finish()
     }
@@ -78,9 +78,15 @@ impl Trust {
             Some((name, path)) => {
                 let path = PathBuf::from(path);
                 let read = read_bundle(&path);
-                Some(read.map_err(|source| BundleError { variable: name, path, source })?)
+                match read {
+                    Ok(bytes) => Some((path, bytes)),
+                    Err(source) => return Err(BundleError { variable: name, path, source }),
+                }
             }
-            None => HOST_BUNDLES.iter().find_map(|path| read_bundle(Path::new(path)).ok()),
+            None => HOST_BUNDLES.iter().find_map(|path| {
+                let path = Path::new(path);
+                Some((path.to_owned(), read_bundle(path).ok()?))
+            }),
         };
         let mut proxies = Vec::new();
         for name in PROXY_VARIABLES {
@@ -96,13 +102,18 @@ impl Trust {
 
     /// The bundle's bytes.
     pub(crate) fn bundle(&self) -> Option<&[u8]> {
-        self.bundle.as_deref()
+        self.bundle.as_ref().map(|(_, bytes)| bytes.as_slice())
+    }
+
+    /// The file that it was read from.
+    pub(crate) fn bundle_path(&self) -> Option<&Path> {
+        self.bundle.as_ref().map(|(path, _)| path.as_path())
     }
 
     /// For people; no values of proxies.
     pub(crate) fn in_words(&self) -> String {
         let bundle = match &self.bundle {
-            Some(bundle) => format!("{} bytes reach steps", bundle.len()),
+            Some((_, bundle)) => format!("{} bytes reach steps", bundle.len()),
             None => "none found; steps use that of their image".to_owned(),
         };
         let proxies = if self.proxies.is_empty() { "no proxy is set" } else { "proxy settings reach steps" };

@@ -41,12 +41,22 @@ pub enum UserError {
         /// Which file.
         file: &'static str,
     },
+    /// There is no file that could know the name.
+    #[error("the {kind} `{}` cannot be looked up: the image has no {file}", name.escape_debug())]
+    NoFile {
+        /// `user` or `group`.
+        kind: &'static str,
+        /// The name.
+        name: String,
+        /// Which file.
+        file: &'static str,
+    },
 }
 
 impl wbuild_report::Hint for UserError {
     fn hints(&self) -> Vec<String> {
         match self {
-            Self::Unknown { kind, .. } => {
+            Self::Unknown { kind, .. } | Self::NoFile { kind, .. } => {
                 vec![format!("add the {kind} in an earlier step, or use its number")]
             }
             _ => Vec::new(),
@@ -108,7 +118,36 @@ pub fn resolve_user(spec: &str, passwd: &str, group: &str) -> Result<ResolvedUse
     Ok(ResolvedUser { uid, gid, groups: supplementary, home })
 }
 
-fn parse_id(text: &str) -> Result<Option<u32>, UserError> {
+/// User and primary group of a named user, by the text of passwd.
+pub(crate) fn find_user(passwd: &str, name: &str) -> Result<(u32, u32), UserError> {
+    let ids = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>()).find_map(|fields| {
+        let id = |index: usize| fields.get(index)?.parse().ok();
+        if fields[0] == name { Some((id(2)?, id(3)?)) } else { None }
+    });
+    let unknown = || UserError::Unknown { kind: "user", name: name.to_owned(), file: "/etc/passwd" };
+    let (uid, gid) = ids.ok_or_else(unknown)?;
+    Ok((check_id(uid)?, check_id(gid)?))
+}
+
+/// A named group, by the text of group.
+pub(crate) fn find_group(group: &str, name: &str) -> Result<u32, UserError> {
+    let id = group
+        .lines()
+        .map(|line| line.split(':').collect::<Vec<_>>())
+        .find_map(|fields| if fields[0] == name { fields.get(2)?.parse().ok() } else { None });
+    check_id(id.ok_or_else(|| UserError::Unknown {
+        kind: "group",
+        name: name.to_owned(),
+        file: "/etc/group",
+    })?)
+}
+
+/// Refuses numbers that are no ids.
+pub(crate) fn check_id(id: u32) -> Result<u32, UserError> {
+    if id <= MAX_ID { Ok(id) } else { Err(UserError::OutOfRange { text: id.to_string() }) }
+}
+
+pub(crate) fn parse_id(text: &str) -> Result<Option<u32>, UserError> {
     if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
         return Ok(None);
     }

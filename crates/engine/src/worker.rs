@@ -1,48 +1,48 @@
 //! The solver's worker: what each operation does, on the store, the contexts, the base images and the executor.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use wbuild_executor::{Isolation, Machine};
 use wbuild_graph::{
-    AddUser, Capture, DeltaId, Exec, FieldValue, FileAction, FileOp, Key, MountKind, Op, Owner, Preimage,
-    Snapshot, Source, StepTimes, Vertex,
+    AddUser, Cache, Capture, DeltaId, Exec, FieldValue, FileAction, FileOp, Key, MountKind, Op, Owner,
+    Preimage, Snapshot, Source, StepTimes, Vertex,
 };
 use wbuild_oci::{Digest, Platform};
 use wbuild_report::{FieldChange, VertexId};
 use wbuild_snapshot::{
-    CollectReply, CollectRequest, CollectTimes, Disk, LayerSource, Mtimes, Override, Owners, Selection,
-    SnapshotError, TreeFace, View, disk_face, face_name, materialise, publish_exec, remember_tree_face,
-    stack_for_mount, tree_face, unpack_layer,
+    CollectReply, CollectRequest, CollectTimes, Existing, Mtimes, Override, Selection, View, disk_face,
+    face_name, materialise, publish_exec,
 };
-use wbuild_solver::{Record, Records, RunContext, Worker};
-use wbuild_store::{KeyLock, RecordMeta, Ref, Store};
+use wbuild_solver::{Loss, Record, Records, RunContext, Worker};
+use wbuild_store::{KeyLock, RecordMeta, Ref, Store, Stored};
 use wbuild_tree::{
-    Change, Entry, EntryPath, Lookup, Meta, Node, Subtree, TreeDigest, TreeLoadError, apply, changes, lookup,
+    Change, Directory, Entry, EntryPath, Lookup, Subtree, TreeDigest, TreeLoadError, TreeSource, apply,
+    changes, lookup,
 };
 
 use crate::baked;
+use crate::caches::Seed;
 use crate::conflict::check_outputs;
 use crate::contexts::{BuildTrees, LocalContext};
-use crate::describe::{KeyFacts, Selected, describe};
+use crate::describe::{KeyFacts, describe};
 use crate::error::EngineError;
-use crate::files::{KeepContents, perform};
+use crate::faces::Inspected;
+use crate::files::perform;
 use crate::handlers;
 use crate::images::BaseImages;
+use crate::inputs::{MAX_ACCOUNT_FILE, NoInputs, StepInputs, StoreContents};
 use crate::native;
+use crate::remote::Remotes;
 use crate::secrets::Secrets;
+use crate::session::IsolationMode;
 use crate::step::{LogFolder, Ran};
 use crate::trust::Trust;
 use crate::users::{ResolvedUser, resolve_user};
 
-/// passwd and group are never larger.
-const MAX_ACCOUNT_FILE: u64 = 1 << 20;
-
-/// What one overlay of the executor takes.
-const MAX_LOWERS: usize = 499;
+/// Why there is no record, where there was one.
+pub(crate) const DAMAGED_RECORD: &str = "its record was damaged";
 
 /// Undeclared writes that a warning names.
 const NAMED: usize = 8;
@@ -54,20 +54,29 @@ pub struct Engine {
     pub(crate) images: Arc<BaseImages>,
     pub(crate) contexts: BTreeMap<String, LocalContext>,
     pub(crate) secrets: Secrets,
+    /// Sockets of SSH agents, by name.
+    pub(crate) agents: BTreeMap<String, PathBuf>,
     pub(crate) trust: Trust,
     pub(crate) platform: Platform,
     pub(crate) build_id: String,
     pub(crate) logs: LogFolder,
+    /// How steps may be isolated.
+    pub(crate) isolate: IsolationMode,
     pub(crate) machine: OnceLock<Isolation>,
     /// Undeclared writes of steps so far: repeated when a later step fails (decision 3).
     pub(crate) undeclared: Mutex<Vec<String>>,
-    /// Whether a tree counts as present only with the bytes of all its files ([`Engine::look_closely`]).
-    pub(crate) closely: AtomicBool,
+    /// Sources on the network.
+    pub(crate) remotes: Remotes,
+    /// What was read in full, or looked at, and found right.
+    pub(crate) inspected: Inspected,
 }
 
 impl Engine {
     /// How steps are isolated on this machine; probed when the first one runs.
     pub(crate) fn isolation(&self) -> Result<Isolation, EngineError> {
+        if self.isolate == IsolationMode::NoRun {
+            return Err(EngineError::NoRun);
+        }
         if let Some(isolation) = self.machine.get() {
             return Ok(*isolation);
         }
@@ -84,106 +93,7 @@ impl Engine {
         self.undeclared.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// From now on a result is at hand only if every byte of it is. For the solve after an export that found something
-    /// missing ([`EngineError::is_lost`]): operations on trees pass digests on, and do not notice.
-    pub fn look_closely(&self) {
-        self.closely.store(true, Ordering::Relaxed);
-    }
-
-    fn is_whole(&self, tree: TreeDigest) -> Result<bool, EngineError> {
-        let Ok(top) = Subtree::load(&self.store, tree) else { return Ok(false) };
-        let mut pending = vec![top];
-        while let Some(subtree) = pending.pop() {
-            // One that is damaged is dropped when it is read.
-            let Ok(directory) = subtree.open(&self.store) else { return Ok(false) };
-            for entry in directory.entries.values() {
-                match &entry.node {
-                    Node::Directory { contents, .. } => pending.push(contents.clone()),
-                    Node::File { content, .. } if !self.store.has_blob(content)? => return Ok(false),
-                    _ => {}
-                }
-            }
-        }
-        Ok(true)
-    }
-
-    /// The tree face of a delta. That of a step is collected when somebody first asks for it, and remembered.
-    pub(crate) fn tree_face(&self, delta: &DeltaId) -> Result<Subtree, EngineError> {
-        if let DeltaId::Tree { tree, .. } = delta {
-            return Subtree::load(&self.trees(), *tree).map_err(|_| EngineError::Lost { delta: *delta });
-        }
-        if let Some(face) = tree_face(&self.store, delta)? {
-            return Ok(self.store.tree(face.tree)?);
-        }
-        match delta {
-            DeltaId::Exec(_) => {
-                let folder = disk_face(&self.store, delta, self.disk(Mtimes::Tree))?;
-                let folder = folder.ok_or(EngineError::Lost { delta: *delta })?;
-                let collected = self.collect(&CollectRequest {
-                    dir: folder.fs(),
-                    store: self.store.path().to_owned(),
-                    overrides: self.kept_owners(delta)?,
-                    leave_out: Vec::new(),
-                    times: CollectTimes::Keep,
-                    outputs: None,
-                })?;
-                remember_tree_face(&self.store, delta, &TreeFace::of(collected.tree))?;
-                Ok(self.store.tree(collected.tree)?)
-            }
-            _ => {
-                self.disk_folder(delta, &Snapshot::default(), Mtimes::Tree)?;
-                let face = tree_face(&self.store, delta)?.ok_or(EngineError::Lost { delta: *delta })?;
-                Ok(self.store.tree(face.tree)?)
-            }
-        }
-    }
-
-    /// All files of a snapshot as one tree, their contents in the store.
-    pub(crate) fn merged(&self, snapshot: &Snapshot) -> Result<Subtree, EngineError> {
-        let trees = self.trees();
-        let mut merged = Subtree::empty();
-        for delta in &snapshot.deltas {
-            merged = apply(&trees, &merged, &self.tree_face(delta)?)?;
-        }
-        if snapshot.deltas.iter().any(|delta| matches!(delta, DeltaId::Layer(_))) {
-            // Base layers are unpacked to disk only; whoever merges them is about to copy something of them.
-            let view = self.view(snapshot)?;
-            let root = Entry::directory(Meta::new(0o755), merged.clone());
-            view.bring_contents(&EntryPath::root(), &root)?;
-        }
-        Ok(merged)
-    }
-
-    /// Walks what a step left, where its files can be read.
-    fn collect(&self, request: &CollectRequest) -> Result<CollectReply, EngineError> {
-        let bytes = serde_json::to_vec(request).map_err(EngineError::Message)?;
-        let helper = |source| EngineError::Helper { doing: "read what a step wrote", source };
-        let reply = self.isolation()?.within(handlers::COLLECT, &bytes).map_err(helper)?;
-        serde_json::from_slice(&reply).map_err(EngineError::Message)
-    }
-
-    /// Owners that the disk face of a step's delta does not have.
-    fn kept_owners(&self, delta: &DeltaId) -> Result<Vec<Override>, EngineError> {
-        let record = self.store.record(&owners_key(delta))?;
-        Ok(record.and_then(|record| serde_json::from_slice(&record.body).ok()).unwrap_or_default())
-    }
-
-    /// A snapshot that can be asked for single paths.
-    pub(crate) fn view(&self, snapshot: &Snapshot) -> Result<View, EngineError> {
-        let disk = self.disk(Mtimes::Tree);
-        let mut below = Snapshot::default();
-        for delta in &snapshot.deltas {
-            let known =
-                tree_face(&self.store, delta)?.is_some() || disk_face(&self.store, delta, disk)?.is_some();
-            if !known {
-                self.disk_folder(delta, &below, Mtimes::Tree)?;
-            }
-            below = below.with(*delta);
-        }
-        Ok(View::new(&self.store, snapshot, disk)?)
-    }
-
-    fn account_file(&self, view: &View, path: &str) -> Result<Option<String>, EngineError> {
+    pub(crate) fn account_file(&self, view: &View, path: &str) -> Result<Option<String>, EngineError> {
         let path = EntryPath::parse(path).unwrap_or_default();
         let bytes = view.read_file(&path, MAX_ACCOUNT_FILE)?;
         Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
@@ -196,45 +106,19 @@ impl Engine {
         Ok(resolve_user(spec, &passwd, &group)?)
     }
 
-    /// How files are on disk here: with their owners where this process may set them.
-    pub(crate) fn disk(&self, mtimes: Mtimes) -> Disk {
-        Disk { mtimes, owners: Owners::of_process() }
-    }
-
-    /// Sees to it that the files of a delta are on disk. `below` is what it stands on.
-    fn disk_folder(&self, delta: &DeltaId, below: &Snapshot, mtimes: Mtimes) -> Result<(), EngineError> {
-        let disk = self.disk(mtimes);
-        let gone = |error: SnapshotError| match error.is_lost() {
-            true => EngineError::Lost { delta: *delta },
-            false => error.into(),
+    /// The files that a cache mount begins with, on disk.
+    fn seed(&self, snapshot: &Snapshot, source: &EntryPath) -> Result<Seed, EngineError> {
+        let merged = self.merged(snapshot)?;
+        let tree = if source.is_root() {
+            merged
+        } else {
+            let entry = lookup(&self.trees(), &merged, source)?;
+            let contents = entry.as_ref().and_then(Entry::contents).cloned();
+            contents.ok_or_else(|| EngineError::NoSeed { path: source.clone() })?
         };
-        if disk_face(&self.store, delta, disk)?.is_some() {
-            return Ok(());
-        }
-        match delta {
-            DeltaId::Exec(_) => Err(EngineError::Lost { delta: *delta }),
-            DeltaId::Tree { tree, .. } => materialise(&self.store, *tree, disk).map(|_| ()).map_err(gone),
-            DeltaId::Layer(layer) => {
-                let base = self.images.layer(layer).ok_or(EngineError::Lost { delta: *delta })?;
-                let open = || {
-                    let blob = base.open().map_err(io::Error::other)?;
-                    Ok(Box::new(blob) as Box<dyn io::Read + Send>)
-                };
-                let source = LayerSource { diff_id: *layer, blob: base.descriptor.digest, open: &open };
-                let view = if below.deltas.is_empty() { None } else { Some(self.view(below)?) };
-                unpack_layer(&self.store, &source, disk.owners, view.as_ref()).map(|_| ()).map_err(gone)
-            }
-        }
-    }
-
-    /// The folders of a snapshot for an overlay, the topmost first.
-    pub(crate) fn lowers(&self, snapshot: &Snapshot, mtimes: Mtimes) -> Result<Vec<PathBuf>, EngineError> {
-        let mut below = Snapshot::default();
-        for delta in &snapshot.deltas {
-            self.disk_folder(delta, &below, mtimes)?;
-            below = below.with(*delta);
-        }
-        Ok(stack_for_mount(&self.store, snapshot, self.disk(mtimes), MAX_LOWERS)?)
+        self.store.put_tree(&tree)?;
+        let folder = materialise(&self.store, tree.digest(), self.disk(Mtimes::Tree))?;
+        Ok(Seed { folder: folder.fs(), content: tree.content() })
     }
 
     fn run_exec(&self, context: &RunContext<'_>, exec: &Exec) -> Result<Snapshot, EngineError> {
@@ -247,23 +131,26 @@ impl Engine {
         let user = self.user_of(base, &exec.user)?;
         let lowers = self.lowers(base, mtimes)?;
         let mut binds = BTreeMap::new();
+        let mut seeds = BTreeMap::new();
         for (index, mount) in exec.mounts.iter().enumerate() {
             if let MountKind::Bind { input, .. } = &mount.kind {
                 binds.insert(index, self.lowers(&context.inputs[*input], mtimes)?);
             }
+            if let MountKind::Cache(Cache { seed: Some(seed), .. }) = &mount.kind {
+                seeds.insert(index, self.seed(&context.inputs[seed.input], &seed.source)?);
+            }
         }
-        let Ran { draft, finished } = self.run_step(context, exec, lowers, &user, &binds)?;
+        let Ran { mut draft, finished } = self.run_step(context, exec, lowers, &user, &binds, &seeds)?;
         let overrides: Vec<Override> = finished.ownership.iter().map(handlers::owner).collect();
         match &exec.capture {
             Capture::All => {
                 let delta = DeltaId::Exec(context.key);
                 if !overrides.is_empty() {
-                    let body = serde_json::to_vec(&overrides).map_err(EngineError::Message)?;
-                    let meta =
-                        RecordMeta { refs: vec![Ref::Delta(face_name(&delta, self.disk(Mtimes::Tree)))] };
-                    self.store.replace_record(&owners_key(&delta), &meta, &body)?;
+                    draft.set_notes(&serde_json::to_vec(&overrides).map_err(EngineError::Message)?)?;
                 }
-                publish_exec(&self.store, draft, context.key)?;
+                let sealed = self.seal(&draft.fs())?;
+                let existing = if context.replace { Existing::Goes } else { Existing::Stays };
+                publish_exec(&self.store, draft, context.key, sealed, existing)?;
                 Ok(base.with(delta))
             }
             Capture::Outputs { include, exclude, expected } => {
@@ -335,7 +222,8 @@ impl Engine {
         let Some(earlier) = self.record(&context.key)? else { return Ok(()) };
         let Some(DeltaId::Tree { tree, .. }) = earlier.snapshot.deltas.last() else { return Ok(()) };
         let Ok(old) = self.store.tree(*tree) else { return Ok(()) };
-        if let Some(files) = baked::difference(&trees, &old, new)? {
+        // What is gone of the old result makes no difference.
+        if let Ok(Some(files)) = baked::difference(&trees, &old, new) {
             let message = format!("{name} ran again on the same inputs, and wrote other bytes to {files}");
             context.events.warn(Some(context.id), message, hint());
         }
@@ -343,12 +231,13 @@ impl Engine {
     }
 
     fn run_file(&self, context: &RunContext<'_>, file: &FileOp) -> Result<Snapshot, EngineError> {
-        let trees = self.trees();
+        let inputs = StepInputs { engine: self, context };
         let base = &context.inputs[0];
-        let view = BaseRoot(self.view(base)?);
-        let inputs = |index: usize| self.merged(&context.inputs[index]);
-        let delta = perform(&trees, &StoreContents(&self.store), &view, &inputs, &file.actions);
-        self.keep_tree(base, &delta.map_err(EngineError::from)?)
+        let delta = self.looking_into(context.inputs, || {
+            let below = self.base(base)?;
+            Ok(perform(&self.trees(), &StoreContents(&self.store), &below, &inputs, &file.actions)?)
+        })?;
+        self.keep_tree(base, &delta)
     }
 
     fn run_add_user(&self, base: &Snapshot, add: &AddUser) -> Result<Snapshot, EngineError> {
@@ -356,7 +245,7 @@ impl Engine {
         let passwd = self.account_file(&view, "etc/passwd")?.unwrap_or_default();
         let group = self.account_file(&view, "etc/group")?.unwrap_or_default();
         let shadow = self.account_file(&view, "etc/shadow")?;
-        let view = BaseRoot(view);
+        let view = self.base(base)?;
         let (passwd, group, shadow) = native::add_user(&passwd, &group, shadow.as_deref(), add)?;
         let trees = self.trees();
         let mut actions = Vec::new();
@@ -374,8 +263,7 @@ impl Engine {
             let owner = existing.map_or_else(Owner::default, |meta| Owner { uid: meta.uid, gid: meta.gid });
             actions.push(FileAction::Mkfile { path, contents: text.into_bytes(), mode, owner });
         }
-        let none = |_| Ok(Subtree::empty());
-        let delta = perform(&trees, &StoreContents(&self.store), &view, &none, &actions);
+        let delta = perform(&trees, &StoreContents(&self.store), &view, &NoInputs, &actions);
         self.keep_tree(base, &delta.map_err(EngineError::from)?)
     }
 
@@ -385,31 +273,8 @@ impl Engine {
         Ok(base.with(DeltaId::Tree { tree: tree.digest(), content: tree.content() }))
     }
 
-    fn context(&self, name: &str) -> Result<&LocalContext, EngineError> {
+    pub(crate) fn context(&self, name: &str) -> Result<&LocalContext, EngineError> {
         self.contexts.get(name).ok_or_else(|| EngineError::UnknownContext { name: name.to_owned() })
-    }
-}
-
-fn owners_key(delta: &DeltaId) -> Digest {
-    Digest::of(format!("owners\0{}", delta.name()).as_bytes())
-}
-
-/// A root file system that answers with this crate's errors.
-struct BaseRoot(View);
-
-impl Lookup for BaseRoot {
-    type Error = EngineError;
-
-    fn entry(&self, path: &EntryPath) -> Result<Option<Entry>, EngineError> {
-        Ok(self.0.entry(path)?)
-    }
-}
-
-struct StoreContents<'a>(&'a Store);
-
-impl KeepContents for StoreContents<'_> {
-    fn keep(&self, bytes: &[u8]) -> io::Result<Digest> {
-        self.0.put_bytes(bytes).map_err(io::Error::other)
     }
 }
 
@@ -419,7 +284,15 @@ impl Records for Engine {
 
     fn record(&self, key: &Key) -> Result<Option<Record>, EngineError> {
         let Some(stored) = self.store.record(&key.0)? else { return Ok(None) };
-        Ok(Record::from_bytes(&stored.body).ok())
+        Ok(Record::from_bytes(&stored.body).ok().filter(|record| record.set_aside.is_none()))
+    }
+
+    fn why_lost(&self, key: &Key) -> Result<Option<String>, EngineError> {
+        if self.store.had_damaged_record(&key.0) {
+            return Ok(Some(DAMAGED_RECORD.to_owned()));
+        }
+        let Some(stored) = self.store.peek_record(&key.0)? else { return Ok(None) };
+        Ok(Record::from_bytes(&stored.body).ok().and_then(|record| record.set_aside))
     }
 
     fn remember(&self, key: &Key, identity: &str, record: &Record, replace: bool) -> Result<(), EngineError> {
@@ -430,10 +303,10 @@ impl Records for Engine {
         });
         let meta = RecordMeta { refs: refs.collect() };
         let body = record.to_bytes();
-        if replace {
+        let first = !replace && matches!(self.store.put_record(&key.0, &meta, &body)?, Stored::New);
+        // One that was set aside is in nobody's way.
+        if replace || !first && self.record(key)?.is_none() {
             self.store.replace_record(&key.0, &meta, &body)?;
-        } else {
-            self.store.put_record(&key.0, &meta, &body)?;
         }
         Ok(self.store.set_latest(&Digest::of(identity.as_bytes()), &key.0)?)
     }
@@ -441,7 +314,9 @@ impl Records for Engine {
     fn latest(&self, identity: &str) -> Result<Option<Record>, EngineError> {
         let Some(key) = self.store.latest(&Digest::of(identity.as_bytes()))? else { return Ok(None) };
         let stored = self.store.peek_record(&key)?;
-        Ok(stored.and_then(|stored| Record::from_bytes(&stored.body).ok()))
+        let record = stored.and_then(|stored| Record::from_bytes(&stored.body).ok());
+        // Of one that could not be read there is nothing to compare with.
+        Ok(record.filter(|record| !record.preimage.fields.is_empty()))
     }
 
     fn lock(&self, key: &Key) -> Result<KeyLock, EngineError> {
@@ -452,15 +327,16 @@ impl Records for Engine {
 impl Worker for Engine {
     fn locate(&self, _: VertexId, vertex: &Vertex) -> Result<Snapshot, EngineError> {
         match &vertex.op {
-            Op::Source(Source::Image { reference }) => {
-                let image = self.images.open(reference, &self.platform)?;
+            Op::Source(Source::Image(reference)) => {
+                let image = self.open_image(reference)?;
                 let deltas = image.image.layers.iter().map(|layer| DeltaId::Layer(layer.diff_id)).collect();
                 Ok(Snapshot { deltas })
             }
-            Op::Source(Source::Local { context, paths }) => {
-                let tree = self.context(context)?.locate(paths.as_deref(), &self.store)?;
+            Op::Source(Source::Local { context, files }) => {
+                let tree = self.context(context)?.locate(files, &self.store)?;
                 Ok(Snapshot::of_tree(tree.digest(), tree.content()))
             }
+            Op::Source(Source::Http(_) | Source::Git(_)) => self.fetch_remote(&vertex.op),
             _ => Ok(Snapshot::default()),
         }
     }
@@ -472,10 +348,11 @@ impl Worker for Engine {
     fn run(&self, context: &RunContext<'_>) -> Result<Snapshot, EngineError> {
         let trees = self.trees();
         match &context.vertex.op {
-            Op::Source(Source::Local { context: name, paths }) => {
-                let tree = self.context(name)?.fetch(paths.as_deref(), &self.store)?;
+            Op::Source(Source::Local { context: name, files }) => {
+                let tree = self.context(name)?.fetch(files, &self.store)?;
                 Ok(Snapshot::of_tree(tree.digest(), tree.content()))
             }
+            Op::Source(Source::Http(_) | Source::Git(_)) => self.fetch_remote(&context.vertex.op),
             Op::Source(_) | Op::Merge | Op::Diff => Ok(context.inputs.first().cloned().unwrap_or_default()),
             Op::Exec(exec) => self.run_exec(context, exec),
             Op::File(file) => self.run_file(context, file),
@@ -497,19 +374,29 @@ impl Worker for Engine {
     }
 
     fn present(&self, delta: &DeltaId) -> Result<bool, EngineError> {
+        if self.inspected.closely() {
+            return self.present_to_the_last_byte(delta);
+        }
         Ok(match delta {
             DeltaId::Layer(_) => true,
-            DeltaId::Tree { tree, .. } if self.closely.load(Ordering::Relaxed) => self.is_whole(*tree)?,
             DeltaId::Tree { tree, .. } => self.store.has_tree(*tree)?,
             DeltaId::Exec(_) => disk_face(&self.store, delta, self.disk(Mtimes::Tree))?.is_some(),
         })
     }
 
-    fn lost(&self, error: &EngineError) -> Option<DeltaId> {
+    fn lost(&self, error: &EngineError) -> Option<Loss> {
         match error {
-            EngineError::Lost { delta } => Some(*delta),
-            _ => None,
+            EngineError::Lost { delta } => Some(Loss::Delta(*delta)),
+            error => error.is_lost().then_some(Loss::Something),
         }
+    }
+
+    fn stopped(&self, error: &EngineError) -> bool {
+        matches!(error, EngineError::Cancelled)
+    }
+
+    fn look_closely(&self) {
+        Self::look_closely(self);
     }
 
     fn explain(&self, old: &Preimage, new: &Preimage, field: &str) -> Vec<FieldChange> {
@@ -544,34 +431,19 @@ impl KeyFacts for Engine {
         self.secrets.get(id).is_some()
     }
 
-    fn selected(&self, snapshot: &Snapshot, path: &EntryPath) -> Result<Option<Selected>, TreeLoadError> {
-        let trees = self.trees();
+    fn files(&self, snapshot: &Snapshot) -> Result<Option<Subtree>, TreeLoadError> {
         let mut merged = Subtree::empty();
         for delta in &snapshot.deltas {
             let DeltaId::Tree { tree, .. } = delta else { return Ok(None) };
-            let Ok(subtree) = Subtree::load(&trees, *tree) else { return Ok(None) };
-            merged = apply(&trees, &merged, &subtree)?;
+            merged = apply(self, &merged, &Subtree::load(self, *tree)?)?;
         }
-        if path.is_root() {
-            return Ok(Some(Selected::Directory(merged.digest(), merged.content())));
-        }
-        Ok(Some(match lookup(&trees, &merged, path)? {
-            None => Selected::Nothing,
-            Some(entry) => match &entry.node {
-                Node::Directory { contents, .. } => {
-                    Selected::Directory(contents.digest(), contents.content())
-                }
-                // Its own entry in a directory of its own: the digest of everything that counts about it.
-                _ => {
-                    let name = path.split_last().map(|(_, name)| name);
-                    let mut alone = wbuild_tree::Directory::default();
-                    if let Some(name) = name {
-                        alone.entries.insert(name, entry);
-                    }
-                    Selected::Other(Subtree::new(alone).content().0)
-                }
-            },
-        }))
+        Ok(Some(merged))
+    }
+}
+
+impl TreeSource for Engine {
+    fn directory(&self, tree: TreeDigest) -> Result<Directory, TreeLoadError> {
+        self.trees().directory(tree)
     }
 }
 

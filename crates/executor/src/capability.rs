@@ -18,6 +18,9 @@ impl CapabilitySet {
     /// [`CapabilitySet::DOCKER`] without mknod, net_raw and audit_write, as buildah and podman have it.
     pub const BUILDAH: Self = Self(0x8004_05fb);
 
+    /// All that the kernel knows; a process gets those of them that its parent has.
+    pub const ALL: Self = Self((1 << 41) - 1);
+
     /// Makes raw sockets: as real root in the host's network, reads and forges the host's traffic.
     pub const NET_RAW: Self = Self(1 << 13);
 

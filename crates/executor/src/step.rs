@@ -25,7 +25,7 @@ pub struct Step {
     /// The whole environment; nothing is inherited.
     #[serde(with = "wire::variables")]
     pub env: Vec<(OsString, OsString)>,
-    /// The working directory, which must exist.
+    /// The working directory; made, for the user of the step, where it is missing.
     #[serde(with = "wire::path")]
     pub cwd: PathBuf,
     /// Who the process is.
@@ -40,6 +40,8 @@ pub struct Step {
     pub privileges: Privileges,
     /// Resource limits to set; the others are inherited.
     pub limits: Vec<Limit>,
+    /// Size of `/dev/shm` in bytes; 64 MiB when `None`, as Docker has it.
+    pub shm_size: Option<u64>,
 }
 
 impl Step {
@@ -57,6 +59,7 @@ impl Step {
             network: Network::None,
             privileges: Privileges::default(),
             limits: Vec::new(),
+            shm_size: None,
         }
     }
 }

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use wbuild_graph::Graph;
+use wbuild_graph::{Graph, ImageRef};
 use wbuild_oci::ImageConfig;
 use wbuild_report::{Diagnostic, Hint, VertexId, nearest};
 
@@ -56,9 +56,11 @@ pub struct Target {
     /// Its root file system.
     pub vertex: VertexId,
     /// The image it stands on, as written: its layers and history come first. `None` is `scratch`.
-    pub base_image: Option<String>,
+    pub base_image: Option<ImageRef>,
     /// Platform and execution parameters, those of the base image already merged in. Without layers, history and time.
     pub config: ImageConfig,
+    /// Comment of the rows: who made them.
+    pub comment: &'static str,
     /// The rows above the base image's, in stack order. The rows with a delta are as many as the deltas that the
     /// vertex has above the base image.
     pub history: Vec<HistoryRow>,
@@ -69,18 +71,34 @@ pub struct Target {
 pub struct HistoryRow {
     /// What made it.
     pub created_by: String,
-    /// Whether the next delta belongs to it. A row whose delta turns out to be empty becomes an `empty_layer`.
-    pub delta: bool,
+    /// Whether the next delta belongs to it, and what becomes of an empty one.
+    pub delta: RowDelta,
+}
+
+/// What a row of the history has to do with a delta.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RowDelta {
+    /// Nothing: the row is an `empty_layer`.
+    None,
+    /// The next delta is its layer; if that is empty, the row becomes an `empty_layer`.
+    IfAny,
+    /// The next delta is its layer even if it is empty: RUN, COPY, ADD and WORKDIR of a Dockerfile (BuildKit).
+    Always,
 }
 
 impl HistoryRow {
+    /// A row with a layer, whatever is in it.
+    pub(crate) fn layer(created_by: impl Into<String>) -> Self {
+        Self { created_by: created_by.into(), delta: RowDelta::Always }
+    }
+
     /// A row with a delta.
     pub(crate) fn delta(created_by: impl Into<String>) -> Self {
-        Self { created_by: created_by.into(), delta: true }
+        Self { created_by: created_by.into(), delta: RowDelta::IfAny }
     }
 
     /// A row that only says something about the configuration.
     pub(crate) fn metadata(created_by: impl Into<String>) -> Self {
-        Self { created_by: created_by.into(), delta: false }
+        Self { created_by: created_by.into(), delta: RowDelta::None }
     }
 }

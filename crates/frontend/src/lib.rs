@@ -5,12 +5,16 @@
 //! Nothing here reads a file, runs anything, or knows the store.
 
 mod definition;
+mod dockerfile;
 mod input;
 mod lower;
 mod project;
 mod spec;
 
-pub use definition::{Definition, HistoryRow, Target, UnknownTarget};
+pub use definition::{Definition, HistoryRow, RowDelta, Target, UnknownTarget};
+pub use dockerfile::{
+    DockerfileBuild, DockerfileInput, Lowered, NamedContext, StepOptions, lower_dockerfile,
+};
 pub use input::{Facts, Input, Needs, needs};
 pub use lower::{INPUT_DIGEST, lower};
 pub use project::{

@@ -1,7 +1,8 @@
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use serde::Serialize;
-use wbuild_report::VertexId;
+use wbuild_report::{SourceFile, Span, VertexId};
 
 use crate::op::Op;
 
@@ -18,6 +19,18 @@ pub struct Vertex {
     pub identity: String,
     /// Of minor interest: folded by progress views.
     pub minor: bool,
+    /// Where it is written, for errors.
+    #[serde(skip)]
+    pub origin: Option<Origin>,
+}
+
+/// A place in the description that a vertex was made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The file.
+    pub file: Arc<SourceFile>,
+    /// Where in it.
+    pub span: Span,
 }
 
 /// An immutable DAG of operations. Inputs always come before the vertices that take them, so it has no cycles and its
@@ -87,7 +100,14 @@ mod tests {
 
     fn vertex(inputs: &[VertexId]) -> Vertex {
         let op = if inputs.is_empty() { Op::Source(Source::Scratch) } else { Op::Merge };
-        Vertex { op, inputs: inputs.to_vec(), name: String::new(), identity: String::new(), minor: true }
+        Vertex {
+            op,
+            inputs: inputs.to_vec(),
+            name: String::new(),
+            identity: String::new(),
+            minor: true,
+            origin: None,
+        }
     }
 
     #[test]

@@ -9,11 +9,12 @@ mod key;
 mod op;
 mod snapshot;
 
-pub use graph::{Graph, Vertex};
+pub use graph::{Graph, Origin, Vertex};
 pub use key::{Field, FieldValue, Key, Preimage};
 pub use op::{
-    AddUser, Assert, Cache, CacheSharing, Capture, Copy, EnvInKey, Environment, Exec, FileAction, FileOp,
-    Mount, MountKind, NetworkMode, Op, Owner, Part, Partition, PrivilegeSet, SecretEnv, Select, Source,
-    StepTimes,
+    Account, AccountId, AddUser, Assert, Cache, CacheSeed, CacheSharing, Capture, Copy, EnvInKey,
+    Environment, Exec, FileAction, FileOp, Files, GitCheckout, HttpFile, ImageRef, Mount, MountKind,
+    NetworkMode, Op, Owner, Part, Partition, Pattern, PrivilegeSet, SecretEnv, Select, Source, StepLimits,
+    StepTimes, Transfer, TransferSource, Unpack,
 };
 pub use snapshot::{DeltaId, Snapshot};

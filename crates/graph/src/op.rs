@@ -1,9 +1,11 @@
 //! The operations. What each puts into its key is listed in `cache/keys.md`, with the reason.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use serde::Serialize;
-use wbuild_tree::EntryPath;
+use wbuild_oci::{Digest, Platform};
+use wbuild_tree::{Chmod, EntryPath};
 
 /// One operation. Its inputs are those of its [`Vertex`](crate::Vertex), referred to by position.
 #[derive(Clone, Debug, Serialize)]
@@ -36,17 +38,94 @@ pub enum Source {
     /// Nothing at all.
     Scratch,
     /// The layers of an image.
-    Image {
-        /// As written; the engine resolves it to one manifest.
-        reference: String,
-    },
+    Image(ImageRef),
     /// Files of a context.
     Local {
         /// Which context: `""` is the main one.
         context: String,
-        /// Only these files (directories stand for all that is in them); `None` is everything the ignore file leaves.
-        paths: Option<Vec<EntryPath>>,
+        /// Which of its files.
+        files: Files,
     },
+    /// A file fetched by HTTP: a tree with that one file in it.
+    Http(HttpFile),
+    /// The files of a git repository.
+    Git(GitCheckout),
+}
+
+/// An image as it is named.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ImageRef {
+    /// As written; the engine resolves it to one manifest.
+    pub reference: String,
+    /// For which platform; that of the build when `None`.
+    pub platform: Option<Platform>,
+}
+
+impl ImageRef {
+    /// The image for the platform of the build.
+    pub fn new(reference: impl Into<String>) -> Self {
+        Self { reference: reference.into(), platform: None }
+    }
+}
+
+/// Which files of a context are taken, of those that the ignore file leaves.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Files {
+    /// All.
+    All,
+    /// Exactly these; directories stand for all that is in them.
+    Paths(Vec<EntryPath>),
+    /// What sources of COPY and ADD name: rooted paths, with wildcards as Go's `filepath.Match` has them unless `literal`.
+    /// Symbolic links are followed inside of the context, and taken with what they lead to. What matches nothing adds
+    /// nothing: whoever needs it says so.
+    Matching {
+        /// The paths.
+        patterns: Vec<Pattern>,
+    },
+}
+
+/// A path in which `*`, `?` and `[` may stand for more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Pattern {
+    /// Just this path.
+    Literal(String),
+    /// As Go's `filepath.Match`, component by component; `**` means nothing special.
+    Wildcard(String),
+    /// As `COPY --parents` has it: `**` stands for any number of components, and a first `/./` separates the part that is
+    /// not repeated in the destination.
+    Parents(String),
+}
+
+/// A file to be downloaded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct HttpFile {
+    /// From where: `http` or `https`.
+    pub url: String,
+    /// What it is called in its tree.
+    pub name: String,
+    /// What it must be.
+    pub checksum: Option<Digest>,
+}
+
+/// A repository to be checked out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct GitCheckout {
+    /// What git is told to fetch from.
+    pub remote: String,
+    /// A branch, tag or commit; the default branch when it is empty.
+    pub reference: String,
+    /// Only this directory of it; empty is all.
+    pub subdirectory: String,
+    /// The commit that the reference must be, or the beginning of its name.
+    pub checksum: Option<String>,
+    /// Whether `.git` is part of it.
+    pub keep_git_dir: bool,
+    /// Whether submodules are fetched.
+    pub submodules: bool,
+    /// Files get the time of the commit.
+    pub commit_times: bool,
 }
 
 /// Runs one process.
@@ -68,12 +147,25 @@ pub struct Exec {
     pub mounts: Vec<Mount>,
     /// Secrets in its environment: never in the key.
     pub secret_env: Vec<SecretEnv>,
+    /// Lines for its `/etc/hosts`. Their names are in the key, their addresses are not, as in BuildKit.
+    pub hosts: Vec<(String, IpAddr)>,
+    /// Limits; never in the key.
+    pub limits: StepLimits,
     /// What becomes of what it wrote.
     pub capture: Capture,
     /// The times that it sees on its input's files, and that its own files get.
     pub times: StepTimes,
     /// Appended to the error when the step fails: what the frontend knows about the likely cause.
     pub on_failure: Vec<String>,
+}
+
+/// Limits of a step; what is not given is as the executor has it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct StepLimits {
+    /// Size of `/dev/shm` in bytes.
+    pub shm_size: Option<u64>,
+    /// Resource limits: name as in `--ulimit`, soft and hard; `None` is unlimited.
+    pub ulimits: Vec<(String, Option<u64>, Option<u64>)>,
 }
 
 /// One environment variable of a step.
@@ -97,6 +189,8 @@ pub enum EnvInKey {
     Hashed,
     /// The name only: turbo's `passThroughEnv`.
     NameOnly,
+    /// Nothing: proxies, and the place of an agent's socket.
+    Never,
 }
 
 /// Which network a step sees (decision 16).
@@ -119,6 +213,8 @@ pub enum PrivilegeSet {
     Run,
     /// Install steps and tasks of `wbuild image`: no new privileges.
     Task,
+    /// `RUN --security=insecure`: all that this process may give.
+    Insecure,
 }
 
 /// A secret as an environment variable.
@@ -179,6 +275,26 @@ pub enum MountKind {
         /// As [`SecretEnv::version`].
         version: Option<String>,
     },
+    /// The socket of an SSH agent, by its name in the build.
+    Ssh {
+        /// Which.
+        id: String,
+        /// Permission bits.
+        mode: u16,
+        /// Owner.
+        uid: u32,
+        /// Group.
+        gid: u32,
+        /// Whether the step fails without it.
+        required: bool,
+    },
+    /// A file whose contents belong to the step, read-only: the script of a heredoc.
+    Script {
+        /// Its bytes; they are in the key.
+        contents: Vec<u8>,
+        /// Permission bits.
+        mode: u16,
+    },
     /// A small file made for this step only, in memory: never in the key.
     Scratchpad {
         /// Its bytes; `${NAME}` stands for the secret of that name, if it is given.
@@ -199,12 +315,25 @@ pub struct Cache {
     pub publish_on_success: bool,
     /// Names that are taken out before it is published: what must never leave with it (decision 9).
     pub never_publish: Vec<String>,
+    /// Whether the step can only read it.
+    pub read_only: bool,
     /// Owner of the directory when it is made.
     pub uid: u32,
     /// Group of the directory when it is made.
     pub gid: u32,
     /// Mode of the directory when it is made.
     pub mode: u16,
+    /// What it holds when it is made.
+    pub seed: Option<CacheSeed>,
+}
+
+/// What a cache mount holds at first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CacheSeed {
+    /// Position in the vertex' inputs.
+    pub input: usize,
+    /// What of it.
+    pub source: EntryPath,
 }
 
 /// How steps share a cache mount.
@@ -269,6 +398,15 @@ pub struct Owner {
 pub enum FileAction {
     /// Takes files from another input.
     Copy(Copy),
+    /// Takes files from other inputs the way COPY and ADD of a Dockerfile do.
+    Transfer(Box<Transfer>),
+    /// Makes a working directory with its parents, all 0755 and owned by a user; one that exists is left as it is.
+    Workdir {
+        /// Where.
+        path: EntryPath,
+        /// `user[:group]`, looked up in what lies below; empty is root.
+        user: String,
+    },
     /// Makes a directory with its parents.
     Mkdir {
         /// Where.
@@ -316,6 +454,77 @@ pub struct Copy {
     pub target: EntryPath,
     /// New owner of everything copied; the source's own when `None`.
     pub owner: Option<Owner>,
+}
+
+/// COPY or ADD, with the path rules of a Dockerfile: wildcards, a destination that is a directory or becomes one,
+/// directories whose contents are taken, links followed in the destination. The sources are taken one after the other.
+#[derive(Clone, Debug, Serialize)]
+pub struct Transfer {
+    /// What is taken.
+    pub sources: Vec<TransferSource>,
+    /// Where to.
+    pub target: EntryPath,
+    /// Whether the target was written as a directory: with a slash or a dot at its end.
+    pub into_directory: bool,
+    /// New owner of everything; the source's own when `None`, and root for what is made on the way.
+    pub owner: Option<Account>,
+    /// New permission bits of everything, parents that are made included.
+    pub mode: Option<Chmod>,
+    /// Patterns of what is left out, as in an ignore file, relative to each source directory.
+    pub excludes: Vec<String>,
+}
+
+/// One source of a [`Transfer`].
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TransferSource {
+    /// Files of an input.
+    Files {
+        /// Position in the vertex' inputs.
+        input: usize,
+        /// Which.
+        pattern: Pattern,
+        /// What becomes of archives.
+        unpack: Unpack,
+    },
+    /// A file whose contents stand in the Dockerfile: mode 0644, owner root.
+    Inline {
+        /// Its name, if the target is a directory.
+        name: String,
+        /// Its bytes.
+        contents: Vec<u8>,
+    },
+}
+
+/// What becomes of archives among the sources of ADD.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Unpack {
+    /// They are files like others.
+    Never,
+    /// A regular file that is a tar archive, plain or compressed with gzip, bzip2, xz or zstd, is replaced by what is in it.
+    Archives,
+}
+
+/// A user and perhaps a group, as `--chown` names them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Account {
+    /// The user.
+    pub user: AccountId,
+    /// The group. Without one it is the primary group of a named user, and the number of a numbered one.
+    pub group: Option<AccountId>,
+    /// Position of the input whose `/etc/passwd` and `/etc/group` know the names.
+    pub input: usize,
+}
+
+/// A user or a group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AccountId {
+    /// By number.
+    Number(u32),
+    /// By name.
+    Name(String),
 }
 
 /// Adds a user and its group (native; `addgroup` and `adduser` as tree operations).

@@ -488,6 +488,11 @@ fn until_nul(bytes: &[u8]) -> &[u8] {
     &bytes[..end]
 }
 
+/// Whether a block is the header of something, and so begins an archive.
+pub(crate) fn is_header(block: &[u8; BLOCK]) -> bool {
+    block.iter().any(|b| *b != 0) && parse_number(&block[field::CHECKSUM]) == Some(checksum(block).into())
+}
+
 /// A header's number: octal digits between optional spaces, ended by a space or NUL; or GNU's base-256, which can be
 /// negative. An empty field is zero, as everybody reads it.
 fn parse_number(field: &[u8]) -> Option<i64> {
@@ -520,6 +525,11 @@ fn parse_base_256(field: &[u8]) -> Option<i64> {
 }
 
 impl ArchiveEntry {
+    /// Takes out the attributes that are overlay's own: to whoever mounts them they are orders.
+    pub fn drop_marks(&mut self) {
+        self.drop_xattrs(crate::overlay::is_mark);
+    }
+
     /// Takes the attributes out that `unwanted` names, and returns their names.
     pub(crate) fn drop_xattrs(&mut self, unwanted: impl Fn(&[u8]) -> bool) -> Vec<Vec<u8>> {
         if !self.meta.xattrs.iter().any(|(name, _)| unwanted(name)) {

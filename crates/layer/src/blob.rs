@@ -42,10 +42,10 @@ pub struct BlobFacts {
 }
 
 /// Larger zstd windows are refused: each would be that much memory. 128 MiB is zstd's own limit for `--long`.
-const ZSTD_WINDOW_LOG_MAX: u32 = 27;
+pub(crate) const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 
 /// What goes from the decompressing thread to the reading one, at a time and at most.
-const CHUNK: usize = 64 << 10;
+pub(crate) const CHUNK: usize = 64 << 10;
 const CHUNKS_AHEAD: usize = 32;
 
 type Raw<R> = BufReader<HashingReader<R>>;
@@ -132,9 +132,9 @@ fn unsupported(what: &str) -> io::Error {
 /// Lets `body` read what `reader` delivers, which runs on a thread of its own: decompressing and hashing take as long as
 /// writing files does. The reader comes back as far as it got.
 pub(crate) fn read_ahead<R: Read + Send, T>(
-    mut reader: BlobReader<R>,
+    mut reader: R,
     body: impl FnOnce(&mut dyn Read) -> T,
-) -> (T, io::Result<BlobReader<R>>) {
+) -> (T, io::Result<R>) {
     std::thread::scope(|scope| {
         let (sender, receiver) = sync_channel(CHUNKS_AHEAD);
         let thread = scope.spawn(move || {

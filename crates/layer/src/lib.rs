@@ -4,7 +4,7 @@
 //!   and the [`Recipe`], compressed in independent members on all cores.
 //! - [`read_tree`] turns a layer blob into a tree, [`unpack`] into files that an overlay can mount. Both go through one
 //!   strict tar reader and one resolver, so the two faces of a layer are the same delta by construction.
-//! - [`Archive`] is the reader alone.
+//! - [`Archive`] is the reader alone, and [`read_archive`] finds out whether a file is an archive at all.
 //!
 //! Guarantees: equal deltas and recipes give equal blobs on every machine and with any number of threads. Memory is
 //! bounded by the number of entries, never by their sizes. Contents are verified when a layer is written, both
@@ -14,6 +14,7 @@
 
 mod archive;
 mod blob;
+mod compressed;
 mod header;
 mod member;
 mod overlay;
@@ -27,9 +28,10 @@ mod write;
 
 pub use archive::{Archive, ArchiveData, ArchiveEntry, ArchiveError, ArchiveKind, Limits};
 pub use blob::{BlobFacts, Expected};
+pub use compressed::read_archive;
 pub use member::{MemberCache, MemberKey};
 pub use read::{ContentSink, DigestOnly, LayerError, LayerTree, ReadOptions, Whiteouts, read_tree};
 pub use recipe::{Compression, Recipe, Times};
 pub use stage::PlaceError;
-pub use unpack::{Owners, UnpackOptions, Unpacked, unpack};
+pub use unpack::{Owners, Unarchived, UnpackOptions, Unpacked, unpack, unpack_archive};
 pub use write::{Contents, Layer, LayerWriter, WriteError, write_layer};

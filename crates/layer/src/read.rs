@@ -241,15 +241,8 @@ pub(crate) fn read_layer<F: Face>(
     let unreadable = |source| LayerError::Archive(ArchiveError::Read { offset: 0, source });
     let reader = BlobReader::new(blob).map_err(unreadable)?;
     let (result, reader) = read_ahead(reader, |tar| {
-        let mut layer = LayerReader {
-            archive: Archive::new(tar, options.limits),
-            options: *options,
-            stage: Stage::new(),
-            without_marks: Vec::new(),
-        };
-        layer.run(face)?;
-        face.finish(&layer.stage)?;
-        Ok::<_, LayerError>((layer.stage.finish(), layer.without_marks))
+        let (stage, without_marks) = read_entries(&mut Archive::new(tar, options.limits), options, face)?;
+        Ok::<_, LayerError>((stage.finish(), without_marks))
     });
     let reader = reader.map_err(unreadable)?;
     let (finished, without_marks) = match (result, expected.digest) {
@@ -280,18 +273,31 @@ pub(crate) fn read_layer<F: Face>(
     })
 }
 
+/// Makes one face of what an archive holds. Gives what was placed, and the entries that had marks of overlay's.
+pub(crate) fn read_entries<R: Read, F: Face>(
+    archive: &mut Archive<R>,
+    options: &ReadOptions,
+    face: &mut F,
+) -> Result<(Stage, Vec<EntryPath>), LayerError> {
+    let mut layer =
+        LayerReader { archive, options: *options, stage: Stage::new(), without_marks: Vec::new() };
+    layer.run(face)?;
+    face.finish(&layer.stage)?;
+    Ok((layer.stage, layer.without_marks))
+}
+
 const fn is_limit(error: &ArchiveError) -> bool {
     matches!(error, ArchiveError::TooManyBytes { .. } | ArchiveError::TooManyEntries { .. })
 }
 
-struct LayerReader<R> {
-    archive: Archive<R>,
+struct LayerReader<'a, R> {
+    archive: &'a mut Archive<R>,
     options: ReadOptions,
     stage: Stage,
     without_marks: Vec<EntryPath>,
 }
 
-impl<R: Read> LayerReader<R> {
+impl<R: Read> LayerReader<'_, R> {
     fn run<F: Face>(&mut self, face: &mut F) -> Result<(), LayerError> {
         while let Some(mut entry) = self.archive.next_entry()? {
             let path = EntryPath::parse(&entry.path)

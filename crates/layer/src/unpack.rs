@@ -7,10 +7,10 @@ use sha2::{Digest as _, Sha256};
 use wbuild_oci::Digest;
 use wbuild_tree::{Entry, EntryPath, Meta, Name, Node, Time};
 
-use crate::archive::ArchiveData;
+use crate::archive::{Archive, ArchiveData};
 use crate::blob::Expected;
 use crate::overlay;
-use crate::read::{Face, LayerError, LayerTree, ReadOptions, read_layer};
+use crate::read::{Face, LayerError, LayerTree, ReadOptions, Whiteouts, read_entries, read_layer};
 use crate::stage::{Action, Placement, Stage};
 
 /// Whether files on disk get the owners that the layer says.
@@ -70,16 +70,34 @@ pub fn unpack(
     target: BorrowedFd<'_>,
     options: &UnpackOptions,
 ) -> Result<Unpacked, LayerError> {
-    let mut face = DiskFace {
-        target,
-        owners: options.owners,
-        parent: None,
-        buffer: vec![0; 64 << 10],
-        without_devices: Vec::new(),
-        without_xattrs: Vec::new(),
-    };
+    let mut face = DiskFace::new(target, options.owners);
     let layer = read_layer(blob, expected, &options.read, &mut face)?;
     Ok(Unpacked { layer, without_devices: face.without_devices, without_xattrs: face.without_xattrs })
+}
+
+/// An archive on disk that is no layer.
+#[derive(Clone, Debug, Default)]
+pub struct Unarchived {
+    /// The newest time of an entry.
+    pub newest: Option<Time>,
+    /// Devices that are not on disk.
+    pub without_devices: Vec<EntryPath>,
+}
+
+/// Unpacks an archive that is no layer into `target`, as [`unpack`] does with a layer; what would be a whiteout is refused,
+/// since nothing is meant to be hidden here.
+///
+/// # Errors
+/// As there.
+pub fn unpack_archive<R: Read>(
+    archive: &mut Archive<R>,
+    target: BorrowedFd<'_>,
+    owners: Owners,
+) -> Result<Unarchived, LayerError> {
+    let mut face = DiskFace::new(target, owners);
+    let options = ReadOptions { whiteouts: Whiteouts::Refuse, ..ReadOptions::default() };
+    read_entries(archive, &options, &mut face)?;
+    Ok(Unarchived { newest: face.newest, without_devices: face.without_devices })
 }
 
 struct DiskFace<'a> {
@@ -90,11 +108,26 @@ struct DiskFace<'a> {
     buffer: Vec<u8>,
     without_devices: Vec<EntryPath>,
     without_xattrs: Vec<EntryPath>,
+    newest: Option<Time>,
 }
 
 /// Placements have no links in their paths, so none is followed: should the disk disagree with the stage, this fails.
 const RESOLVE: ResolveFlags =
     ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
+
+impl<'a> DiskFace<'a> {
+    fn new(target: BorrowedFd<'a>, owners: Owners) -> Self {
+        Self {
+            target,
+            owners,
+            parent: None,
+            buffer: vec![0; 64 << 10],
+            without_devices: Vec::new(),
+            without_xattrs: Vec::new(),
+            newest: None,
+        }
+    }
+}
 
 impl DiskFace<'_> {
     /// Opens a directory below the target without following any link.
@@ -245,6 +278,7 @@ impl Face for DiskFace<'_> {
     fn place(&mut self, placement: &Placement, entry: Option<&Entry>) -> Result<(), LayerError> {
         self.prepare(placement)?;
         let path = &placement.path;
+        self.newest = self.newest.max(entry.map(|entry| entry.meta.mtime));
         match (&placement.action, entry) {
             (Action::Nothing, _) | (Action::Make | Action::Copy(_), None) => Ok(()),
             (Action::Link(source), _) => {
@@ -269,6 +303,7 @@ impl Face for DiskFace<'_> {
     ) -> Result<Digest, LayerError> {
         self.prepare(placement)?;
         let path = &placement.path;
+        self.newest = self.newest.max(Some(meta.mtime));
         let (parent, name) = self.parent_of(path)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = rustix::fs::openat(parent, name.as_bytes(), flags, Mode::RUSR | Mode::WUSR)

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, StatxFlags, fstat, openat, readlinkat, statx};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
-use wbuild_oci::Digest;
+use wbuild_oci::{Digest, HashingWriter};
 use wbuild_store::Store;
 use wbuild_tree::{
     ContentDigest, Directory, Entry, EntryPath, LinkId, Meta, Name, Node, Subtree, Time, TreeDigest, Xattrs,
@@ -149,11 +149,40 @@ struct Listing {
 /// Names the path. `.wh.` names and control data of overlay file systems are refused.
 pub fn collect(request: &CollectRequest) -> Result<CollectReply, SnapshotError> {
     let store = Store::open(&request.store)?;
-    collect_into(&store, request)
+    let Gathered { tree, undeclared, undeclared_count } = gather(&store, request, Contents::Stored)?;
+    store.put_tree(&tree)?;
+    Ok(CollectReply {
+        tree: tree.digest(),
+        content: tree.content(),
+        entries: tree.entries(),
+        bytes: tree.bytes(),
+        undeclared,
+        undeclared_count,
+    })
 }
 
-/// As [`collect`], into a store that is open.
-pub(crate) fn collect_into(store: &Store, request: &CollectRequest) -> Result<CollectReply, SnapshotError> {
+/// What becomes of the contents of files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Contents {
+    /// They go into the store.
+    Stored,
+    /// They are only read.
+    Hashed,
+}
+
+/// What was found.
+pub(crate) struct Gathered {
+    pub(crate) tree: Subtree,
+    undeclared: Vec<EntryPath>,
+    undeclared_count: u64,
+}
+
+/// As [`collect`], without storing the tree.
+pub(crate) fn gather(
+    store: &Store,
+    request: &CollectRequest,
+    contents: Contents,
+) -> Result<Gathered, SnapshotError> {
     let patterns = request.outputs.as_ref().map(Selection::compile).transpose()?;
     let mut walk = Walk {
         request,
@@ -164,20 +193,13 @@ pub(crate) fn collect_into(store: &Store, request: &CollectRequest) -> Result<Co
         listings: Vec::new(),
         undeclared: Vec::new(),
         undeclared_count: 0,
+        contents,
     };
     walk.run()?;
-    let contents = walk.store_files(store)?;
+    let contents = walk.read_files(store)?;
     let tree = walk.assemble(&contents)?;
-    store.put_tree(&tree)?;
     walk.undeclared.sort();
-    Ok(CollectReply {
-        tree: tree.digest(),
-        content: tree.content(),
-        entries: tree.entries(),
-        bytes: tree.bytes(),
-        undeclared: walk.undeclared,
-        undeclared_count: walk.undeclared_count,
-    })
+    Ok(Gathered { tree, undeclared: walk.undeclared, undeclared_count: walk.undeclared_count })
 }
 
 struct Walk<'a> {
@@ -189,6 +211,7 @@ struct Walk<'a> {
     listings: Vec<Listing>,
     undeclared: Vec<EntryPath>,
     undeclared_count: u64,
+    contents: Contents,
 }
 
 impl Walk<'_> {
@@ -330,8 +353,8 @@ impl Walk<'_> {
         }
     }
 
-    /// Puts the files' contents into the store, on all cores. By inode: hard links are read once.
-    fn store_files(&self, store: &Store) -> Result<HashMap<u64, Content>, SnapshotError> {
+    /// Reads the files, on all cores, and puts their contents into the store. By inode: hard links are read once.
+    fn read_files(&self, store: &Store) -> Result<HashMap<u64, Content>, SnapshotError> {
         let mut seen = HashSet::new();
         let work: Vec<(FolderId, Vec<&Found>)> = self
             .listings
@@ -347,11 +370,11 @@ impl Walk<'_> {
             .par_iter()
             .map(|(folder, files)| {
                 let directory = self.folders.descriptor(*folder, OFlags::PATH)?;
-                let store_one = |found: &&Found| {
+                let read_one = |found: &&Found| {
                     let path = || self.folders.entry_path(*folder).join(&found.name);
-                    Ok((found.inode, self.store_file(store, &directory, found, &path)?))
+                    Ok((found.inode, self.read_file(store, &directory, found, &path)?))
                 };
-                files.par_iter().map(store_one).collect()
+                files.par_iter().map(read_one).collect()
             })
             .collect();
         Ok(stored?.into_iter().flatten().collect())
@@ -361,7 +384,7 @@ impl Walk<'_> {
         self.folders.nth(index)
     }
 
-    fn store_file(
+    fn read_file(
         &self,
         store: &Store,
         directory: &OwnedFd,
@@ -376,7 +399,12 @@ impl Walk<'_> {
         if before.st_ino != found.inode || !FileType::from_raw_mode(before.st_mode).is_file() {
             return Err(SnapshotError::Changed { path: path() });
         }
-        let (digest, size) = if found.size <= IN_MEMORY {
+        let (digest, size) = if self.contents == Contents::Hashed {
+            let mut hasher = HashingWriter::new(io::sink());
+            io::copy(&mut &file, &mut hasher).at_with("read", shown)?;
+            let (digest, size, _) = hasher.finish();
+            (digest, size)
+        } else if found.size <= IN_MEMORY {
             let mut bytes = Vec::with_capacity(found.size as usize);
             (&file).take(IN_MEMORY + 1).read_to_end(&mut bytes).at_with("read", shown)?;
             (store.put_bytes(&bytes)?, bytes.len() as u64)

@@ -105,7 +105,12 @@ impl SnapshotError {
         match self {
             Self::Store(error) => error.is_lost(),
             Self::Tree(TreeLoadError::Missing { .. } | TreeLoadError::Damaged { .. })
+            | Self::Build(BuildError::Load(TreeLoadError::Missing { .. } | TreeLoadError::Damaged { .. }))
             | Self::NoFace { .. } => true,
+            Self::Resolve(error) => match &**error {
+                ResolveError::Lookup(error) => error.is_lost(),
+                _ => false,
+            },
             _ => false,
         }
     }

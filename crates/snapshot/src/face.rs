@@ -13,6 +13,7 @@ use crate::error::{At, SnapshotError};
 use crate::folders::{READ, open_below};
 use crate::materialise::{Disk, Mtimes};
 use crate::pool::describe;
+use crate::seal::seal;
 use crate::view::View;
 
 /// What is hashed with a delta's name to find its tree face.
@@ -41,7 +42,11 @@ impl TreeFace {
 
 /// The name of a delta's disk face in the store. Faces that differ in how they are on disk have different names.
 pub fn face_name(delta: &DeltaId, disk: Disk) -> DeltaName {
-    let mut name = delta.name();
+    // Not `exec-…`: faces of that name have owners somewhere else.
+    let mut name = match delta {
+        DeltaId::Exec(Key(key)) => format!("step-{}", key.hex()),
+        other => other.name(),
+    };
     if matches!(delta, DeltaId::Tree { .. }) && disk.mtimes == Mtimes::FromContent {
         name.push_str("-content");
     }
@@ -64,16 +69,53 @@ pub fn disk_face(store: &Store, delta: &DeltaId, disk: Disk) -> Result<Option<De
     Ok(store.delta(&face_name(delta, disk))?)
 }
 
-/// Publishes the upper directory that a step ran in as the disk face of its delta. The first one of a key stays.
+/// What to do with the disk face of a step that is there already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Existing {
+    /// The first result of a key wins: it stays.
+    Stays,
+    /// It is lost, or not wanted: the new one takes its place.
+    Goes,
+}
+
+/// Publishes the upper directory that a step ran in as the disk face of its delta. `sealed` is its [`seal`](crate::seal()).
 ///
 /// # Errors
 /// When it cannot be published.
-pub fn publish_exec(store: &Store, upper: Draft, key: Key) -> Result<DeltaFolder, SnapshotError> {
-    Ok(store.publish_delta(&delta_name(&DeltaId::Exec(key).name()), upper)?)
+pub fn publish_exec(
+    store: &Store,
+    upper: Draft,
+    key: Key,
+    sealed: Digest,
+    existing: Existing,
+) -> Result<DeltaFolder, SnapshotError> {
+    let disk = Disk { mtimes: Mtimes::Tree, owners: Owners::Set };
+    let name = face_name(&DeltaId::Exec(key), disk);
+    Ok(match existing {
+        Existing::Stays => store.publish_delta(&name, upper, sealed)?,
+        Existing::Goes => store.replace_delta(&name, upper, sealed)?,
+    })
 }
 
-fn tree_face_key(delta: &DeltaId) -> Digest {
-    Digest::of(format!("{TREE_FACE}{}", delta.name()).as_bytes())
+/// Publishes a draft that this process filled.
+pub(crate) fn publish(store: &Store, name: &DeltaName, draft: Draft) -> Result<DeltaFolder, SnapshotError> {
+    let sealed = seal(&draft.fs())?;
+    Ok(store.publish_delta(name, draft, sealed)?)
+}
+
+/// The face of a step belongs to one folder: another run of the same step may have written something else.
+fn tree_face_key(delta: &DeltaId, folder: Option<&DeltaFolder>) -> Digest {
+    let instance = folder.map_or("", DeltaFolder::instance);
+    Digest::of(format!("{TREE_FACE}{}\n{instance}", delta.name()).as_bytes())
+}
+
+/// Whose tree face it is: for a step's delta the folder that is there, nothing when there is none.
+fn key_of(store: &Store, delta: &DeltaId) -> Result<Option<Digest>, SnapshotError> {
+    if !matches!(delta, DeltaId::Exec(_)) {
+        return Ok(Some(tree_face_key(delta, None)));
+    }
+    let disk = Disk { mtimes: Mtimes::Tree, owners: Owners::Set };
+    Ok(disk_face(store, delta, disk)?.map(|folder| tree_face_key(delta, Some(&folder))))
 }
 
 /// The tree face of a delta, if it is known and its tree is there.
@@ -84,7 +126,8 @@ pub fn tree_face(store: &Store, delta: &DeltaId) -> Result<Option<TreeFace>, Sna
     let face = match delta {
         DeltaId::Tree { tree, .. } => TreeFace::of(*tree),
         DeltaId::Layer(_) | DeltaId::Exec(_) => {
-            let Some(record) = store.record(&tree_face_key(delta))? else { return Ok(None) };
+            let Some(key) = key_of(store, delta)? else { return Ok(None) };
+            let Some(record) = store.record(&key)? else { return Ok(None) };
             let Ok(face) = serde_json::from_slice::<TreeFace>(&record.body) else { return Ok(None) };
             face
         }
@@ -92,15 +135,32 @@ pub fn tree_face(store: &Store, delta: &DeltaId) -> Result<Option<TreeFace>, Sna
     Ok(store.has_tree(face.tree)?.then_some(face))
 }
 
-/// Remembers the tree face of a layer or of a step's delta.
+/// Remembers the tree face of a layer, or (with the folder that it was read from) of a step's delta.
 ///
 /// # Errors
 /// When that cannot be written.
-pub fn remember_tree_face(store: &Store, delta: &DeltaId, face: &TreeFace) -> Result<(), SnapshotError> {
+pub fn remember_tree_face(
+    store: &Store,
+    delta: &DeltaId,
+    folder: Option<&DeltaFolder>,
+    face: &TreeFace,
+) -> Result<(), SnapshotError> {
     let meta = RecordMeta { refs: vec![Ref::Tree(face.tree)] };
     let body =
         serde_json::to_vec(face).map_err(std::io::Error::from).at("encode the tree face of", store.path())?;
-    Ok(store.replace_record(&tree_face_key(delta), &meta, &body)?)
+    Ok(store.replace_record(&tree_face_key(delta, folder), &meta, &body)?)
+}
+
+/// Forgets the tree face of a layer or of a step's delta: for when its trees are damaged. It is made again from the
+/// files when somebody needs it.
+///
+/// # Errors
+/// When that cannot be written.
+pub fn forget_tree_face(store: &Store, delta: &DeltaId) -> Result<(), SnapshotError> {
+    match key_of(store, delta)? {
+        Some(key) => Ok(store.remove_record(&key)?),
+        None => Ok(()),
+    }
 }
 
 /// Finds a disk face or makes it, one process at a time.
@@ -174,9 +234,9 @@ pub fn unpack_layer(
         }
         let tree = store.put_tree(&unpacked.tree)?;
         let face = TreeFace { tree, opaque_root: unpacked.opaque_root, implied: unpacked.implied };
-        remember_tree_face(store, &delta, &face)?;
+        remember_tree_face(store, &delta, None, &face)?;
         made = Some(face);
-        Ok(store.publish_delta(&name, draft)?)
+        publish(store, &name, draft)
     })?;
     let tree = match made {
         Some(tree) => tree,
@@ -199,7 +259,7 @@ fn read_layer(store: &Store, source: &LayerSource<'_>, delta: &DeltaId) -> Resul
     let read = wbuild_layer::read_tree(blob, &expected(source), &options, &wbuild_layer::DigestOnly)?;
     let tree = store.put_tree(&read.tree)?;
     let face = TreeFace { tree, opaque_root: read.opaque_root, implied: read.implied };
-    remember_tree_face(store, delta, &face)?;
+    remember_tree_face(store, delta, None, &face)?;
     Ok(face)
 }
 

@@ -6,6 +6,7 @@
 //! - [`materialise`] makes the disk face of a tree, [`unpack_layer`] that of a base layer; a step's is the upper directory
 //!   that it ran in, published by [`publish_exec`].
 //! - [`collect`] makes the tree face of a step's changes.
+//! - [`seal`](seal()) says what the files of a disk face look like, [`check`] reads them and compares them with their tree.
 //! - [`stack_for_mount`] gives the lower directories for an overlay, [`View`] answers for single files of a root, and
 //!   [`merged_tree`] is the whole of it as one tree.
 //!
@@ -13,6 +14,7 @@
 //! that read what a step made are plain and take serialisable requests, so that they can be run inside the user
 //! namespace of the step, where its files can be read whatever their modes.
 
+mod check;
 mod collect;
 mod error;
 mod face;
@@ -21,20 +23,23 @@ mod marks;
 mod materialise;
 mod merge;
 mod pool;
+mod seal;
 mod selection;
 mod stack;
 mod view;
 
+pub use check::{CheckReply, CheckRequest, Made, check};
 pub use collect::{CollectReply, CollectRequest, CollectTimes, Device, Override, Stub, collect};
 pub use error::SnapshotError;
 pub use face::{
-    LayerFace, LayerSource, TreeFace, disk_face, face_name, publish_exec, remember_tree_face, tree_face,
-    unpack_layer,
+    Existing, LayerFace, LayerSource, TreeFace, disk_face, face_name, forget_tree_face, publish_exec,
+    remember_tree_face, tree_face, unpack_layer,
 };
 pub use materialise::{Disk, Mtimes, content_time, materialise};
 pub use merge::merged_tree;
+pub use seal::seal;
 pub use selection::Selection;
 pub use stack::stack_for_mount;
-pub use view::View;
+pub use view::{Outline, View};
 pub use wbuild_layer::Owners;
 pub use wbuild_store::remove_tree;

@@ -17,7 +17,7 @@ use wbuild_store::{DeltaFolder, Store};
 use wbuild_tree::{ContentDigest, Entry, LinkId, Meta, Name, Node, Subtree, Time, TreeDigest};
 
 use crate::error::{At, SnapshotError};
-use crate::face::{face_name, making};
+use crate::face::{face_name, making, publish};
 use crate::folders::{FolderId, Folders, READ};
 use crate::marks;
 use crate::pool::{self, Inode, key_at, timestamps};
@@ -67,7 +67,7 @@ pub fn materialise(store: &Store, tree: TreeDigest, disk: Disk) -> Result<DeltaF
         let root = store.tree(tree)?;
         let draft = store.draft()?;
         fill(store, &root, disk, &draft.fs())?;
-        Ok(store.publish_delta(&name, draft)?)
+        publish(store, &name, draft)
     })
 }
 

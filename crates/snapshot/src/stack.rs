@@ -14,7 +14,7 @@ use wbuild_store::{DeltaFolder, DeltaName, Store, remove_tree};
 use wbuild_tree::{EntryPath, Meta, Name, Time};
 
 use crate::error::{At, SnapshotError};
-use crate::face::{delta_name, face_name, making, tree_face};
+use crate::face::{delta_name, face_name, making, publish, tree_face};
 use crate::folders::{FolderId, Folders, READ, open_below};
 use crate::marks::{attributes, is_whiteout};
 use crate::materialise::Disk;
@@ -48,27 +48,25 @@ pub fn stack_for_mount(
         let face = store.delta(name)?;
         lowers.push(face.ok_or_else(|| SnapshotError::NoFace { delta: name.to_string(), face: "disk" })?);
     }
+    // A face that took another's place makes another folder.
+    let part = |face: &DeltaFolder| format!("{} {}\n", face.name(), face.instance());
+    let parts: Vec<String> = lowers.iter().map(part).collect();
     let block = (limit / 2).max(2);
     let mut merged = 0;
     while lowers.len() > limit {
         // The bottom is the last merged folder, if there is one, and counts as one of the block.
         let taken = block.min(lowers.len());
         merged += if merged == 0 { taken } else { taken - 1 };
-        let bottom = merge_faces(store, &names[..merged], &lowers[..taken])?;
+        let bottom = merge_faces(store, &parts[..merged], &lowers[..taken])?;
         lowers.splice(..taken, [bottom]);
     }
     Ok(lowers.iter().rev().map(DeltaFolder::fs).collect())
 }
 
 /// One folder for several disk faces, lowest first. Nothing is ever below it, so marks have done their work in it.
-fn merge_faces(
-    store: &Store,
-    names: &[DeltaName],
-    faces: &[DeltaFolder],
-) -> Result<DeltaFolder, SnapshotError> {
-    let all: String = names.iter().map(|name| format!("{name}\n")).collect();
-    let name =
-        delta_name(&format!("merged-{}", Digest::of(format!("wbuild-merged-1\n{all}").as_bytes()).hex()));
+fn merge_faces(store: &Store, parts: &[String], faces: &[DeltaFolder]) -> Result<DeltaFolder, SnapshotError> {
+    let all = format!("wbuild-merged-2\n{}", parts.concat());
+    let name = delta_name(&format!("merged-{}", Digest::of(all.as_bytes()).hex()));
     making(store, &name, || {
         let draft = store.draft()?;
         let target = draft.fs();
@@ -77,7 +75,7 @@ fn merge_faces(
             merge.add(&face.fs())?;
         }
         merge.finish()?;
-        Ok(store.publish_delta(&name, draft)?)
+        publish(store, &name, draft)
     })
 }
 

@@ -6,10 +6,10 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, major, minor, openat, readlinkat, statat};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, major, minor, openat, readlinkat, statat};
 use rustix::io::Errno;
 use wbuild_graph::{DeltaId, Snapshot};
-use wbuild_oci::HashingWriter;
+use wbuild_oci::{Digest, HashingWriter};
 use wbuild_store::Store;
 use wbuild_tree::{
     Entry, EntryPath, Lookup, Meta, Name, Node, ResolveError, Resolved, Subtree, Time, Visit, Xattrs, lookup,
@@ -180,6 +180,42 @@ impl View {
         })
     }
 
+    /// The same view, for those who only ask what things are.
+    pub const fn outline(&self) -> Outline<'_> {
+        Outline(self)
+    }
+
+    /// The deltas that `path`, which has no links in it, is made of, the topmost first: all those that a directory is
+    /// merged from, or the one that anything else is in. Empty when there is nothing.
+    ///
+    /// # Errors
+    /// When that cannot be found out.
+    pub fn made_of(&self, path: &EntryPath) -> Result<Vec<DeltaId>, SnapshotError> {
+        let indices: Arc<[usize]> = match self.find(path)? {
+            Some((_, seen)) if seen.is_directory() => self.directory(path)?.unwrap_or_default(),
+            Some((index, _)) => [index].into(),
+            None if path.is_root() => (0..self.deltas.len()).collect(),
+            None => return Ok(Vec::new()),
+        };
+        Ok(indices.iter().map(|index| self.deltas[*index].id).collect())
+    }
+
+    /// The names in the directory at `path`, which has no links in it, and whether each is a directory. Empty when it is
+    /// none.
+    ///
+    /// # Errors
+    /// When that cannot be found out.
+    pub fn list(&self, path: &EntryPath) -> Result<BTreeMap<Name, bool>, SnapshotError> {
+        // `None` is a name that is gone.
+        let mut names: BTreeMap<Name, Option<bool>> = BTreeMap::new();
+        for &index in self.directory(path)?.iter().flat_map(|deltas| deltas.iter()) {
+            for (name, said) in self.deltas[index].list(&self.store, path)? {
+                names.entry(name).or_insert(said);
+            }
+        }
+        Ok(names.into_iter().filter_map(|(name, directory)| Some((name, directory?))).collect())
+    }
+
     fn open_on_disk(&self, delta: &Delta, path: &EntryPath) -> Result<File, SnapshotError> {
         let disk = delta
             .disk
@@ -264,6 +300,19 @@ impl View {
     }
 
     fn entry_of(&self, index: usize, path: &EntryPath, seen: Seen) -> Result<Entry, SnapshotError> {
+        let on_disk = matches!(seen, Seen::Disk { .. });
+        let mut entry = self.outline_of(index, path, seen)?;
+        if on_disk && let Node::File { content, size, .. } = &mut entry.node {
+            let mut hasher = HashingWriter::new(io::sink());
+            let mut file = self.open_on_disk(&self.deltas[index], path)?;
+            io::copy(&mut file, &mut hasher).at("read", &path.to_path_buf())?;
+            (*content, *size, _) = hasher.finish();
+        }
+        Ok(entry)
+    }
+
+    /// The entry, without looking into a file on disk.
+    fn outline_of(&self, index: usize, path: &EntryPath, seen: Seen) -> Result<Entry, SnapshotError> {
         let (stat, opaque) = match seen {
             Seen::Tree(entry) => return Ok(entry),
             Seen::Disk { stat, opaque } => (stat, opaque),
@@ -281,10 +330,7 @@ impl View {
         let node = match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => Node::Directory { contents: Subtree::empty(), opaque },
             FileType::RegularFile => {
-                let mut hasher = HashingWriter::new(io::sink());
-                io::copy(&mut self.open_on_disk(delta, path)?, &mut hasher).at("read", &shown)?;
-                let (content, size, _) = hasher.finish();
-                Node::File { content, size, link: None }
+                Node::File { content: Digest::of(b""), size: stat.st_size.cast_unsigned(), link: None }
             }
             FileType::Symlink => {
                 meta.mode = 0o777;
@@ -303,9 +349,82 @@ impl View {
         };
         Ok(Entry { meta, node })
     }
+
+    /// The entry at `path`, made by `of` from what a delta says.
+    fn look(
+        &self,
+        path: &EntryPath,
+        of: impl Fn(usize, &EntryPath, Seen) -> Result<Entry, SnapshotError>,
+    ) -> Result<Option<Entry>, SnapshotError> {
+        let Some((index, seen)) = self.find(path)? else { return Ok(None) };
+        let mut entry = of(index, path, seen)?;
+        if entry.is_directory() && self.deltas[index].implied.contains(path) {
+            // This layer says nothing of the directory itself; the next one that has it does.
+            let Some((parent, name)) = path.split_last() else { return Ok(Some(entry)) };
+            for &below in self.directory(path)?.iter().flat_map(|deltas| deltas.iter()) {
+                if self.deltas[below].implied.contains(path) {
+                    continue;
+                }
+                if let Said::Is(seen) = self.deltas[below].say(&self.store, &parent, &name)? {
+                    entry.meta = of(below, path, seen)?.meta;
+                    break;
+                }
+            }
+        }
+        Ok(Some(entry))
+    }
+}
+
+/// A [`View`] for those who only ask what things are: no file is read, and those on disk have the digest of nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct Outline<'a>(&'a View);
+
+impl Lookup for Outline<'_> {
+    type Error = SnapshotError;
+
+    fn entry(&self, path: &EntryPath) -> Result<Option<Entry>, SnapshotError> {
+        self.0.look(path, |index, path, seen| self.0.outline_of(index, path, seen))
+    }
 }
 
 impl Delta {
+    /// What this delta alone says about the names in a directory: each is a directory or not, or gone.
+    fn list(&self, store: &Store, path: &EntryPath) -> Result<Vec<(Name, Option<bool>)>, SnapshotError> {
+        if let Some(tree) = &self.tree {
+            let contents = match lookup(store, tree, path)? {
+                Some(Entry { node: Node::Directory { contents, .. }, .. }) => contents,
+                _ if path.is_root() => tree.clone(),
+                _ => return Ok(Vec::new()),
+            };
+            let said = |entry: &Entry| match entry.node {
+                Node::Whiteout => None,
+                _ => Some(entry.is_directory()),
+            };
+            let directory = contents.open(store)?;
+            return Ok(directory.entries.iter().map(|(name, entry)| (name.clone(), said(entry))).collect());
+        }
+        let Some(disk) = &self.disk else { return Ok(Vec::new()) };
+        let shown = path.to_path_buf();
+        let directory = open_below(disk.as_fd(), path, READ).at("read", &shown)?;
+        let mut names = Vec::new();
+        for entry in Dir::read_from(&directory).at("read", &shown)? {
+            let entry = entry.at("read", &shown)?;
+            let Ok(name) = Name::new(entry.file_name().to_bytes()) else { continue };
+            let said = match entry.file_type() {
+                FileType::Directory => Some(true),
+                FileType::RegularFile | FileType::Symlink => Some(false),
+                _ => {
+                    let stat =
+                        statat(&directory, name.as_bytes(), AtFlags::SYMLINK_NOFOLLOW).at("read", &shown)?;
+                    let kind = FileType::from_raw_mode(stat.st_mode);
+                    (!is_whiteout(kind, stat.st_rdev)).then_some(kind.is_dir())
+                }
+            };
+            names.push((name, said));
+        }
+        Ok(names)
+    }
+
     fn say(&self, store: &Store, parent: &EntryPath, name: &Name) -> Result<Said, SnapshotError> {
         let path = parent.join(name);
         if let Some(tree) = &self.tree {
@@ -344,21 +463,6 @@ impl Lookup for View {
     type Error = SnapshotError;
 
     fn entry(&self, path: &EntryPath) -> Result<Option<Entry>, SnapshotError> {
-        let Some((index, seen)) = self.find(path)? else { return Ok(None) };
-        let mut entry = self.entry_of(index, path, seen)?;
-        if entry.is_directory() && self.deltas[index].implied.contains(path) {
-            // This layer says nothing of the directory itself; the next one that has it does.
-            let Some((parent, name)) = path.split_last() else { return Ok(Some(entry)) };
-            for &below in self.directory(path)?.iter().flat_map(|deltas| deltas.iter()) {
-                if self.deltas[below].implied.contains(path) {
-                    continue;
-                }
-                if let Said::Is(seen) = self.deltas[below].say(&self.store, &parent, &name)? {
-                    entry.meta = self.entry_of(below, path, seen)?.meta;
-                    break;
-                }
-            }
-        }
-        Ok(Some(entry))
+        self.look(path, |index, path, seen| self.entry_of(index, path, seen))
     }
 }

@@ -7,7 +7,10 @@
 //!
 //! - Single flight: a key is locked while it is built, across processes; who waited finds the record.
 //! - A result that is recorded but gone (collected, damaged) is noticed when it is demanded; its record is then set aside
-//!   and the graph solved again, which builds just that vertex anew.
+//!   and the graph solved again, which builds just that vertex anew. Where only a part of something is known to be gone,
+//!   the inputs of the vertex that noticed are read in full first, which tells whose part it is.
+//! - When a vertex fails, what runs beside it is stopped. All that failed by itself is told, in the order of the graph,
+//!   whichever was quicker.
 //! - Every miss has a [`MissReason`](wbuild_report::MissReason) from comparing preimages.
 //!
 //! Knows nothing of containers, files or images. Does no I/O itself; reads no clock but for durations.
@@ -20,5 +23,5 @@ mod worker;
 
 pub use cancel::{Cancellation, Subscription};
 pub use record::{Record, RecordError};
-pub use solve::{Solution, SolveError, Solved, Solver};
-pub use worker::{Records, RunContext, Worker};
+pub use solve::{Beside, Solution, SolveError, Solved, Solver};
+pub use worker::{Loss, Records, RunContext, Worker};

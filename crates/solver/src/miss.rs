@@ -12,6 +12,9 @@ pub(crate) fn reason<W: Worker>(
     identity: &str,
     preimage: &Preimage,
 ) -> Result<MissReason, W::Error> {
+    if let Some(what) = worker.why_lost(&preimage.key())? {
+        return Ok(MissReason::ResultLost { what });
+    }
     let Some(latest) = worker.latest(identity)? else { return Ok(MissReason::NeverBuilt) };
     let mut changes: Vec<FieldChange> = Vec::new();
     for change in preimage.changes_since(&latest.preimage) {

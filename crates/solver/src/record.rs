@@ -14,6 +14,10 @@ pub struct Record {
     pub snapshot: Snapshot,
     /// How long it took, in milliseconds: what a hit saves.
     pub took_ms: u64,
+    /// Why it was set aside: what it refers to is damaged. Such a record is reused by nobody; it stays to explain why the
+    /// vertex ran again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub set_aside: Option<String>,
 }
 
 /// Why the bytes of a record are none.
@@ -31,6 +35,18 @@ pub enum RecordError {
 }
 
 impl Record {
+    /// In the place of a record of which nothing is left to be read.
+    pub fn of_nothing(why: &str) -> Self {
+        Self {
+            version: Self::VERSION,
+            name: String::new(),
+            preimage: Preimage::default(),
+            snapshot: Snapshot::default(),
+            took_ms: 0,
+            set_aside: Some(why.to_owned()),
+        }
+    }
+
     /// Bumped when the shape of a record changes so that an older wbuild would misread it.
     pub const VERSION: u32 = 1;
 

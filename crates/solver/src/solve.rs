@@ -1,7 +1,8 @@
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{OnceCell, Semaphore};
@@ -12,7 +13,7 @@ use wbuild_report::{Event, EventSink, MissReason, Outcome, Reuse, VertexId};
 use crate::cancel::Cancellation;
 use crate::miss;
 use crate::record::Record;
-use crate::worker::{RunContext, Worker};
+use crate::worker::{Loss, RunContext, Worker};
 
 /// Solves graphs with one worker.
 #[derive(Debug)]
@@ -74,6 +75,8 @@ pub enum SolveError<E: std::error::Error + 'static> {
         /// Why.
         #[source]
         source: E,
+        /// What else did not end well.
+        beside: Box<Beside>,
     },
     /// The build was cancelled from outside.
     #[error("the build was cancelled")]
@@ -84,6 +87,45 @@ pub enum SolveError<E: std::error::Error + 'static> {
         /// The vertex.
         name: String,
     },
+}
+
+/// The names of what did not end well beside the vertex that an error is about, in the order of the graph.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Beside {
+    /// What failed, too, by itself.
+    pub failed: Vec<String>,
+    /// What was stopped because of that.
+    pub stopped: Vec<String>,
+}
+
+/// For people; empty when there is nothing to say.
+impl fmt::Display for Beside {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (failed, stopped) = (self.failed.join(", "), self.stopped.join(", "));
+        let was = if self.stopped.len() == 1 { "was" } else { "were" };
+        match (self.failed.is_empty(), self.stopped.is_empty()) {
+            (true, true) => Ok(()),
+            (false, true) => write!(f, "{failed} failed, too"),
+            (true, false) => write!(f, "{stopped} {was} stopped because of that"),
+            (false, false) => write!(f, "{failed} failed, too, and {stopped} {was} stopped because of that"),
+        }
+    }
+}
+
+/// How often a vertex may come upon something lost that nobody can name, before that is taken for a failure.
+const MAX_SUSPICIONS: u32 = 3;
+
+/// What passes over the same graph know of each other.
+#[derive(Debug, Default)]
+struct Course {
+    /// Results that turned out to be lost and have not been made again yet.
+    lost: BTreeSet<Key>,
+    /// How often a result turned out to be lost.
+    were_lost: BTreeMap<Key, u32>,
+    /// Vertices that ran: they need not be forced again.
+    made: BTreeSet<Key>,
+    /// Vertices that came upon something lost that nobody can name, and how often.
+    suspicious: BTreeMap<VertexId, u32>,
 }
 
 impl<W: Worker> Solver<W> {
@@ -102,7 +144,7 @@ impl<W: Worker> Solver<W> {
     /// Solves `targets`; the files of those in `demanded` are at hand afterwards. Blocks; makes its own runtime.
     ///
     /// # Errors
-    /// The first failure; what ran beside it is cancelled first.
+    /// The failure that comes first in the graph; what ran beside the one that was quickest is cancelled.
     pub fn solve(
         &self,
         graph: &Arc<Graph>,
@@ -124,23 +166,31 @@ impl<W: Worker> Solver<W> {
             .enable_time()
             .build()
             .expect("a runtime without I/O needs only threads");
-        let mut lost: BTreeSet<Key> = BTreeSet::new();
-        // Ends: every restart adds a key, and there are only so many.
+        let course = Arc::new(Mutex::new(Course::default()));
+        // Ends: every restart adds a key, or to the count of a vertex, and there are only so many.
         loop {
-            let pass = Arc::new(Pass::new(self, graph, &lost));
+            let pass = Arc::new(Pass::new(self, graph, &course));
             let outcome = runtime.block_on(pass.clone().all(targets, demanded));
             match outcome {
                 Ok(()) => return Ok(pass.solution()),
-                Err(Stop::Lost(key)) if lost.insert(key) => {}
-                Err(Stop::Lost(key)) => return Err(SolveError::KeepsVanishing { name: pass.name_of(&key) }),
-                Err(Stop::Failed | Stop::Cancelled) => {
-                    return Err(match pass.failure.lock().unwrap_or_else(PoisonError::into_inner).take() {
-                        Some((id, source)) => {
-                            SolveError::Vertex { id, name: graph.vertex(id).name.clone(), source }
-                        }
-                        None => SolveError::Cancelled,
-                    });
+                Err(Stop::Lost(key)) => {
+                    let mut course = course.lock().unwrap_or_else(PoisonError::into_inner);
+                    let times = course.were_lost.entry(key).or_default();
+                    *times += 1;
+                    match *times {
+                        1 => {}
+                        // Something that the result has in common with others is damaged, and looks as if it were not.
+                        2 => self.worker.look_closely(),
+                        _ => return Err(SolveError::KeepsVanishing { name: pass.name_of(&key) }),
+                    }
+                    course.lost.insert(key);
                 }
+                Err(Stop::Suspicious(id)) => {
+                    self.worker.look_closely();
+                    let mut course = course.lock().unwrap_or_else(PoisonError::into_inner);
+                    *course.suspicious.entry(id).or_default() += 1;
+                }
+                Err(Stop::Failed | Stop::Cancelled) => return Err(pass.failure()),
             }
         }
     }
@@ -149,12 +199,27 @@ impl<W: Worker> Solver<W> {
 /// Why a pass ended early.
 #[derive(Clone, Copy, Debug)]
 enum Stop {
-    /// A vertex failed; its error is in `Pass::failure`.
+    /// A vertex failed; its error is in `Pass::endings`.
     Failed,
     /// Stopped from outside, or because another vertex failed.
     Cancelled,
     /// The result of this key is gone.
     Lost(Key),
+    /// Something that an input of this vertex consists of is gone.
+    Suspicious(VertexId),
+}
+
+/// What did not end well.
+#[derive(Debug)]
+struct Endings<E> {
+    failed: BTreeMap<VertexId, E>,
+    stopped: BTreeSet<VertexId>,
+}
+
+impl<E> Default for Endings<E> {
+    fn default() -> Self {
+        Self { failed: BTreeMap::new(), stopped: BTreeSet::new() }
+    }
 }
 
 /// One walk over the graph.
@@ -165,18 +230,22 @@ struct Pass<W: Worker> {
     cancellation: Cancellation,
     steps: Semaphore,
     no_cache: bool,
-    lost: BTreeSet<Key>,
+    course: Arc<Mutex<Course>>,
+    /// When vertices began.
+    started: Mutex<BTreeMap<VertexId, Instant>>,
     known: Vec<OnceCell<Solved>>,
     fetched: Vec<OnceCell<()>>,
     /// Which vertex made a delta, with its key: whom to ask when the delta is not there.
     producers: Mutex<BTreeMap<DeltaId, (VertexId, Option<Key>)>>,
-    failure: Mutex<Option<(VertexId, W::Error)>>,
+    endings: Mutex<Endings<W::Error>>,
+    /// Why another pass is needed, once that is known.
+    over: OnceLock<Stop>,
 }
 
 type Known<'a, T> = Pin<Box<dyn Future<Output = Result<T, Stop>> + Send + 'a>>;
 
 impl<W: Worker> Pass<W> {
-    fn new(solver: &Solver<W>, graph: &Arc<Graph>, lost: &BTreeSet<Key>) -> Self {
+    fn new(solver: &Solver<W>, graph: &Arc<Graph>, course: &Arc<Mutex<Course>>) -> Self {
         Self {
             worker: Arc::clone(&solver.worker),
             graph: Arc::clone(graph),
@@ -184,11 +253,38 @@ impl<W: Worker> Pass<W> {
             cancellation: solver.cancellation.clone(),
             steps: Semaphore::new(solver.jobs),
             no_cache: matches!(solver.no_cache, NoCache::Everything),
-            lost: lost.clone(),
+            course: Arc::clone(course),
+            started: Mutex::default(),
             known: (0..graph.len()).map(|_| OnceCell::new()).collect(),
             fetched: (0..graph.len()).map(|_| OnceCell::new()).collect(),
             producers: Mutex::default(),
-            failure: Mutex::default(),
+            endings: Mutex::default(),
+            over: OnceLock::new(),
+        }
+    }
+
+    /// Another pass is needed.
+    fn again(&self, why: Stop) -> Stop {
+        *self.over.get_or_init(|| why)
+    }
+
+    fn course(&self) -> MutexGuard<'_, Course> {
+        self.course.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Why the pass ended, when nothing was lost: what comes first in the graph of all that failed.
+    fn failure(&self) -> SolveError<W::Error> {
+        let endings = std::mem::take(&mut *self.endings.lock().unwrap_or_else(PoisonError::into_inner));
+        let name = |id: &VertexId| self.graph.vertex(*id).name.clone();
+        let stopped = endings.stopped.iter().map(name).collect();
+        let mut failed = endings.failed.into_iter();
+        match failed.next() {
+            Some((id, source)) => {
+                let failed = failed.map(|(id, _)| name(&id)).collect();
+                let beside = Box::new(Beside { failed, stopped });
+                SolveError::Vertex { id, name: name(&id), source, beside }
+            }
+            None => SolveError::Cancelled,
         }
     }
 
@@ -250,16 +346,24 @@ impl<W: Worker> Pass<W> {
         let graph = Arc::clone(&self.graph);
         let vertex = graph.vertex(id);
         let inputs = self.know_all(&vertex.inputs).await?;
+        // Nothing begins that the next pass would do again; nor does what has just stopped, for another that needs it.
+        if let Some(stop) = self.over.get() {
+            return Err(*stop);
+        }
         if self.cancellation.is_cancelled() {
             return Err(Stop::Cancelled);
         }
+        if self.course().suspicious.contains_key(&id) {
+            for snapshot in &inputs {
+                self.demand(snapshot).await?;
+            }
+        }
         let solved = match &vertex.op {
             Op::Source(_) => {
-                self.events.send(Event::Started { vertex: id });
-                let started = Instant::now();
+                self.begin(id);
                 let snapshot =
                     self.blocking(id, move |worker, graph| worker.locate(id, graph.vertex(id))).await?;
-                self.finished(id, started, Outcome::Reused { from: Reuse::Local });
+                self.finished(id, Outcome::Reused { from: Reuse::Local });
                 Solved { snapshot, key: None, ran: false }
             }
             Op::Merge => {
@@ -293,13 +397,16 @@ impl<W: Worker> Pass<W> {
     ) -> Result<Solved, Stop> {
         let preimage = self.at_once(id, |worker, graph| worker.describe(graph.vertex(id), inputs))?;
         let key = preimage.key();
-        let replace = self.no_cache || self.lost.contains(&key);
-        self.events.send(Event::Started { vertex: id });
-        let started = Instant::now();
+        let (is_lost, replace) = {
+            let course = self.course();
+            let is_lost = course.lost.contains(&key);
+            (is_lost, is_lost || self.no_cache && !course.made.contains(&key))
+        };
+        self.begin(id);
         if !replace {
             let found = self.at_once(id, |worker, _| worker.record(&key))?;
             if let Some(record) = found {
-                self.finished(id, started, Outcome::Reused { from: Reuse::Local });
+                self.finished(id, Outcome::Reused { from: Reuse::Local });
                 return Ok(Solved { snapshot: record.snapshot, key: Some(key), ran: false });
             }
         }
@@ -311,13 +418,13 @@ impl<W: Worker> Pass<W> {
         if !replace {
             let found = self.blocking(id, move |worker, _| worker.record(&key)).await?;
             if let Some(record) = found {
-                self.finished(id, started, Outcome::Reused { from: Reuse::Awaited });
+                self.finished(id, Outcome::Reused { from: Reuse::Awaited });
                 return Ok(Solved { snapshot: record.snapshot, key: Some(key), ran: false });
             }
         }
-        let why = if self.lost.contains(&key) {
+        let why = if is_lost {
             MissReason::ResultLost { what: "its files".to_owned() }
-        } else if self.no_cache {
+        } else if replace {
             MissReason::Forced
         } else {
             let compared = preimage.clone();
@@ -330,25 +437,37 @@ impl<W: Worker> Pass<W> {
             Op::Exec(_) => Some(self.steps.acquire().await.map_err(|_| Stop::Cancelled)?),
             _ => None,
         };
-        let started = Instant::now();
-        let snapshot = self.run(id, inputs, key).await?;
-        let took = started.elapsed();
+        self.note_start(id);
+        let snapshot = self.run(id, inputs, key, replace).await?;
+        let took = self.elapsed(id);
         let record = Record {
             version: Record::VERSION,
             name: vertex.name.clone(),
             preimage,
             snapshot: snapshot.clone(),
             took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            set_aside: None,
         };
         self.blocking(id, move |worker, graph| {
             worker.remember(&key, &graph.vertex(id).identity, &record, replace)
         })
         .await?;
-        self.finished(id, started, Outcome::Built { why });
+        {
+            let mut course = self.course();
+            course.lost.remove(&key);
+            course.made.insert(key);
+        }
+        self.finished(id, Outcome::Built { why });
         Ok(Solved { snapshot, key: Some(key), ran: true })
     }
 
-    async fn run(self: &Arc<Self>, id: VertexId, inputs: &[Snapshot], key: Key) -> Result<Snapshot, Stop> {
+    async fn run(
+        self: &Arc<Self>,
+        id: VertexId,
+        inputs: &[Snapshot],
+        key: Key,
+        replace: bool,
+    ) -> Result<Snapshot, Stop> {
         let inputs = inputs.to_vec();
         let (events, cancellation) = (self.events.clone(), self.cancellation.clone());
         self.blocking(id, move |worker, graph| {
@@ -358,6 +477,7 @@ impl<W: Worker> Pass<W> {
                 graph,
                 inputs: &inputs,
                 key,
+                replace,
                 events: &events,
                 cancellation: &cancellation,
             })
@@ -377,11 +497,12 @@ impl<W: Worker> Pass<W> {
                     continue;
                 }
                 match key {
-                    Some(key) => return Err(Stop::Lost(key)),
+                    Some(key) => return Err(self.again(Stop::Lost(key))),
                     // A source: it was only named so far.
                     None => {
                         let fetch = async {
-                            self.run(id, &[], Key(wbuild_oci::Digest::of(b"source"))).await.map(|_| ())
+                            let key = Key(wbuild_oci::Digest::of(b"source"));
+                            self.run(id, &[], key, false).await.map(|_| ())
                         };
                         self.fetched[id.0 as usize].get_or_try_init(|| fetch).await?;
                     }
@@ -391,9 +512,24 @@ impl<W: Worker> Pass<W> {
         })
     }
 
-    fn finished(&self, id: VertexId, started: Instant, outcome: Outcome) {
-        let took: Duration = started.elapsed();
-        self.events.send(Event::Finished { vertex: id, outcome, took });
+    fn begin(&self, id: VertexId) {
+        self.events.send(Event::Started { vertex: id });
+        self.note_start(id);
+    }
+
+    /// From here on its time counts: what it waited for before is not its own.
+    fn note_start(&self, id: VertexId) {
+        self.started.lock().unwrap_or_else(PoisonError::into_inner).insert(id, Instant::now());
+    }
+
+    /// Nothing for what never began.
+    fn elapsed(&self, id: VertexId) -> Duration {
+        let started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
+        started.get(&id).map_or(Duration::ZERO, Instant::elapsed)
+    }
+
+    fn finished(&self, id: VertexId, outcome: Outcome) {
+        self.events.send(Event::Finished { vertex: id, outcome, took: self.elapsed(id) });
     }
 
     /// Calls the worker off the runtime's threads and files its errors.
@@ -420,23 +556,37 @@ impl<W: Worker> Pass<W> {
 
     /// Files an error of the worker, and says why to stop.
     fn file(&self, id: VertexId, error: W::Error) -> Stop {
-        if let Some(delta) = self.worker.lost(&error) {
-            let producer = self.producers.lock().unwrap_or_else(PoisonError::into_inner).get(&delta).copied();
-            if let Some((_, Some(key))) = producer {
-                return Stop::Lost(key);
+        match self.worker.lost(&error) {
+            Some(Loss::Delta(delta)) => {
+                let producers = self.producers.lock().unwrap_or_else(PoisonError::into_inner);
+                match producers.get(&delta).copied() {
+                    Some((_, Some(key))) => return self.again(Stop::Lost(key)),
+                    // Of a source, which is only named: it is fetched again.
+                    _ if self.may_suspect(id) => return self.again(Stop::Suspicious(id)),
+                    _ => {}
+                }
             }
+            Some(Loss::Something) if self.may_suspect(id) => return self.again(Stop::Suspicious(id)),
+            _ => {}
         }
-        if self.cancellation.is_cancelled() {
-            self.events.send(Event::Finished {
-                vertex: id,
-                outcome: Outcome::Cancelled,
-                took: Duration::ZERO,
-            });
+        let mut endings = self.endings.lock().unwrap_or_else(PoisonError::into_inner);
+        // What ended by itself a moment after another has failed, failed too. When somebody else cancelled the build,
+        // nobody wants to know.
+        let cancelled = self.cancellation.is_cancelled();
+        if cancelled && (endings.failed.is_empty() || self.worker.stopped(&error)) {
+            endings.stopped.insert(id);
+            drop(endings);
+            self.finished(id, Outcome::Cancelled);
             return Stop::Cancelled;
         }
-        self.events.send(Event::Finished { vertex: id, outcome: Outcome::Failed, took: Duration::ZERO });
-        self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert((id, error));
+        endings.failed.entry(id).or_insert(error);
+        drop(endings);
+        self.finished(id, Outcome::Failed);
         self.cancellation.cancel();
         Stop::Failed
+    }
+
+    fn may_suspect(&self, id: VertexId) -> bool {
+        self.course().suspicious.get(&id).is_none_or(|count| *count < MAX_SUSPICIONS)
     }
 }

@@ -20,6 +20,9 @@ pub struct RunContext<'a> {
     pub inputs: &'a [Snapshot],
     /// Its key.
     pub key: Key,
+    /// Whether what is stored for this key is lost or not wanted: the new result takes its place. Else the first result
+    /// of a key stays, if another process was quicker.
+    pub replace: bool,
     /// Where to say what happens.
     pub events: &'a EventSink,
     /// When to stop.
@@ -52,11 +55,27 @@ pub trait Worker: Records + Send + Sync + 'static {
     /// When that cannot be found out.
     fn present(&self, delta: &DeltaId) -> Result<bool, Self::Error>;
 
-    /// The delta that an error says is gone or damaged, if that is what it says: the solver then builds it anew.
-    fn lost(&self, error: &Self::Error) -> Option<DeltaId>;
+    /// What an error says is gone or damaged, if that is what it says: the solver then builds it anew.
+    fn lost(&self, error: &Self::Error) -> Option<Loss>;
+
+    /// Whether an error only says that the vertex was asked to stop.
+    fn stopped(&self, error: &Self::Error) -> bool;
+
+    /// From now on a delta is [`present`](Self::present) only if everything of it was read and is right. Called when
+    /// something turned out to be gone or damaged, and nobody knows of which delta it is a part.
+    fn look_closely(&self);
 
     /// Which files differ, for a field of the preimage that is a tree. At most a few.
     fn explain(&self, old: &Preimage, new: &Preimage, field: &str) -> Vec<FieldChange>;
+}
+
+/// What is gone or damaged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// This delta.
+    Delta(DeltaId),
+    /// Something that one of the vertex' inputs consists of.
+    Something,
 }
 
 /// What is remembered between builds.
@@ -66,11 +85,17 @@ pub trait Records {
     /// Held while a key is being built.
     type Lock: Send;
 
-    /// The record of a key. A damaged one is none.
+    /// The record of a key. A damaged one is none, and so is one that was set aside.
     ///
     /// # Errors
     /// When the store cannot be read.
     fn record(&self, key: &Key) -> Result<Option<Record>, Self::Error>;
+
+    /// What became of the record of a key, if there was one that is no longer good: it was damaged, or what it refers to.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    fn why_lost(&self, key: &Key) -> Result<Option<String>, Self::Error>;
 
     /// Remembers. The first record of a key wins, unless `replace`.
     ///

@@ -141,7 +141,7 @@ impl Read for BlobReader {
             return Ok(0);
         }
         // Our file is consumed; the one in the store is looked at again, in full.
-        Err(match self.store.reverify(&self.digest) {
+        Err(match self.store.check_blob(&self.digest) {
             Ok(()) => {
                 StoreError::Damaged { what: Ref::Blob(self.digest), why: "it changed while it was read" }
             }
@@ -268,7 +268,10 @@ impl Store {
     }
 
     /// Reads a blob in full; drops it if it is damaged.
-    pub(crate) fn reverify(&self, digest: &Digest) -> Result<(), StoreError> {
+    ///
+    /// # Errors
+    /// [`StoreError::is_lost`] when it is not there or was damaged.
+    pub fn check_blob(&self, digest: &Digest) -> Result<(), StoreError> {
         let mut blob = self.open_blob(digest)?;
         let mut hasher = HashingWriter::new(io::sink());
         copy(&mut blob.file, &mut hasher).at("read", &self.blob_path(digest))?;

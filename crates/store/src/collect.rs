@@ -108,7 +108,7 @@ impl Store {
         };
         // What somebody uses from here on has a later time, so processes that begin after this look are safe too.
         let mut limit = Moment::of(SystemTime::now()).earlier(collection.younger_than);
-        if let Some(oldest) = census(&self.layout().folder("work"))?.oldest {
+        if let Some(oldest) = census(&self.layout().folder("work"), None)?.oldest {
             limit = limit.min(oldest);
         }
         limit = limit.earlier(CLOCK_STEP);

@@ -4,14 +4,17 @@ use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, statat, syncfs};
+use rustix::fs::{AtFlags, CWD, RenameFlags, renameat_with, statat, syncfs};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use wbuild_oci::Digest;
 
+use crate::entry::Ref;
 use crate::error::{At, StoreError};
 use crate::removal::remove_tree;
 use crate::store::{LastUse, Store, private_folders};
+use crate::usage::children;
+use crate::workspace::random;
 
 /// Names the disk face of a delta: `exec-<hex>`, `layer-<hex>`, `tree-<hex>`, …
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -71,23 +74,72 @@ pub(crate) const MARKER: &str = "delta.json";
 /// Says that the folder's files are on the disk and not only in memory.
 const SETTLED: &str = "settled";
 
+/// What the maker of a delta wrote beside its files.
+const NOTES: &str = "notes";
+
 /// What `delta.json` holds.
 #[derive(Debug, Serialize, Deserialize)]
 struct Marker {
     /// The boot in which it was published.
     boot: String,
+    /// Made up for each folder that is published: tells one that took another's place from it.
+    instance: String,
+    /// What the files looked like when they were published; the publisher knows how to look again.
+    seal: Digest,
+    /// Of the notes, if there are any.
+    notes: Option<Digest>,
 }
 
 /// A delta's folder in the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeltaFolder {
+    name: DeltaName,
     path: PathBuf,
+    instance: String,
+    seal: Digest,
+    notes: Option<Digest>,
 }
 
 impl DeltaFolder {
+    /// Its name.
+    pub fn name(&self) -> &DeltaName {
+        &self.name
+    }
+
     /// The files: what an overlay mounts as a lower directory. Never written to.
     pub fn fs(&self) -> PathBuf {
         self.path.join("fs")
+    }
+
+    /// Tells this folder from others of its name: one that was made anew is another one. What is remembered of a folder's
+    /// files is remembered under this.
+    pub fn instance(&self) -> &str {
+        &self.instance
+    }
+
+    /// What its publisher said the files look like.
+    pub const fn seal(&self) -> &Digest {
+        &self.seal
+    }
+
+    /// What its maker wrote beside the files.
+    ///
+    /// # Errors
+    /// [`StoreError::is_lost`] when that is gone or damaged.
+    pub fn notes(&self) -> Result<Option<Vec<u8>>, StoreError> {
+        let Some(expected) = &self.notes else { return Ok(None) };
+        let path = self.path.join(NOTES);
+        match fs::read(&path) {
+            Ok(bytes) if Digest::of(&bytes) == *expected => Ok(Some(bytes)),
+            Ok(_) => Err(StoreError::Damaged {
+                what: Ref::Delta(self.name.clone()),
+                why: "its notes have another digest",
+            }),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                Err(StoreError::Missing { what: Ref::Delta(self.name.clone()) })
+            }
+            Err(error) => Err(error).at("read", &path),
+        }
     }
 }
 
@@ -96,6 +148,7 @@ impl DeltaFolder {
 #[derive(Debug)]
 pub struct Draft {
     path: PathBuf,
+    notes: Option<Digest>,
 }
 
 impl Draft {
@@ -109,6 +162,17 @@ impl Draft {
     /// An empty directory on the same file system, as an overlay wants it for its own work; removed on publishing.
     pub fn work(&self) -> PathBuf {
         self.path.join("work")
+    }
+
+    /// Writes beside the files what has to be known about them again: it is published, replaced and collected with them.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn set_notes(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+        let path = self.path.join(NOTES);
+        fs::write(&path, bytes).at("write", &path)?;
+        self.notes = Some(Digest::of(bytes));
+        Ok(())
     }
 }
 
@@ -148,7 +212,7 @@ impl Store {
     /// # Errors
     /// When it cannot be made.
     pub fn draft(&self) -> Result<Draft, StoreError> {
-        let draft = Draft { path: self.workspace()?.fresh("delta") };
+        let draft = Draft { path: self.workspace()?.fresh("delta"), notes: None };
         private_folders(&draft.path)?;
         private_folders(&draft.work())?;
         let fs_path = draft.fs();
@@ -158,45 +222,102 @@ impl Store {
         Ok(draft)
     }
 
-    /// Publishes a finished delta. The first one of a name stays, and is returned.
+    /// Publishes a finished delta, whose files look as `seal` says. The first one of a name stays, and is returned.
     ///
     /// # Errors
     /// When it cannot be published.
     #[expect(clippy::needless_pass_by_value, reason = "a draft is published once")]
-    pub fn publish_delta(&self, name: &DeltaName, draft: Draft) -> Result<DeltaFolder, StoreError> {
-        remove_tree(&draft.work())?;
-        let marker = draft.path.join(MARKER);
-        let boot = Marker { boot: self.boot().to_owned() };
-        let bytes = serde_json::to_vec(&boot).map_err(std::io::Error::from).at("write", &marker)?;
-        fs::write(&marker, bytes).at("write", &marker)?;
-        let folder = FolderName::delta(name);
-        let path = folder.path(self);
+    pub fn publish_delta(
+        &self,
+        name: &DeltaName,
+        draft: Draft,
+        seal: Digest,
+    ) -> Result<DeltaFolder, StoreError> {
+        let finished = self.finish_draft(name, &draft, seal)?;
         for _ in 0..4 {
-            // A folder with something in it is never replaced by a rename.
-            let error = match fs::rename(&draft.path, &path) {
-                Ok(()) => {
-                    self.unsettled().insert(name.clone());
-                    return Ok(DeltaFolder { path });
-                }
-                Err(error) => error,
-            };
-            match error.kind() {
-                ErrorKind::NotFound => private_folders(&self.layout().folder(DELTAS))?,
-                ErrorKind::AlreadyExists | ErrorKind::DirectoryNotEmpty | ErrorKind::NotADirectory => {
-                    if let Some(first) = self.delta(name)? {
-                        return Ok(first);
-                    }
-                }
-                _ => return Err(error).at("create", &path),
+            if self.place(&draft, &finished)? {
+                return Ok(finished);
+            }
+            if let Some(first) = self.delta(name)? {
+                return Ok(first);
             }
         }
-        Err(Errno::BUSY).at("create", &path)
+        Err(Errno::BUSY).at("create", &finished.path)
+    }
+
+    /// Publishes a finished delta in the place of the one that is there: for when that one is lost or not wanted.
+    ///
+    /// The two change places in one step, where the file system can do that, so nobody finds nothing. Whoever has the old
+    /// one open or mounted goes on with it: its files are deleted when no process is left that could have.
+    ///
+    /// # Errors
+    /// When it cannot be published.
+    #[expect(clippy::needless_pass_by_value, reason = "a draft is published once")]
+    pub fn replace_delta(
+        &self,
+        name: &DeltaName,
+        draft: Draft,
+        seal: Digest,
+    ) -> Result<DeltaFolder, StoreError> {
+        let finished = self.finish_draft(name, &draft, seal)?;
+        for _ in 0..4 {
+            match renameat_with(CWD, &draft.path, CWD, &finished.path, RenameFlags::EXCHANGE) {
+                Ok(()) => {
+                    self.layout().retire(&draft.path)?;
+                    self.unsettled().insert(name.clone());
+                    return Ok(finished);
+                }
+                Err(Errno::NOENT) => {}
+                Err(Errno::INVAL | Errno::NOSYS) => self.layout().retire(&finished.path)?,
+                Err(error) => return Err(error).at("create", &finished.path),
+            }
+            if self.place(&draft, &finished)? {
+                return Ok(finished);
+            }
+        }
+        Err(Errno::BUSY).at("create", &finished.path)
+    }
+
+    /// Writes what makes a draft complete.
+    fn finish_draft(&self, name: &DeltaName, draft: &Draft, seal: Digest) -> Result<DeltaFolder, StoreError> {
+        remove_tree(&draft.work())?;
+        let path = draft.path.join(MARKER);
+        let instance = format!("{:016x}", random());
+        let marker = Marker { boot: self.boot().to_owned(), instance, seal, notes: draft.notes };
+        let bytes = serde_json::to_vec(&marker).map_err(std::io::Error::from).at("write", &path)?;
+        fs::write(&path, bytes).at("write", &path)?;
+        let Marker { instance, seal, notes, .. } = marker;
+        let path = FolderName::delta(name).path(self);
+        Ok(DeltaFolder { name: name.clone(), path, instance, seal, notes })
+    }
+
+    /// Renames a finished draft to where it belongs; `false` when that is taken or was not there until now.
+    fn place(&self, draft: &Draft, finished: &DeltaFolder) -> Result<bool, StoreError> {
+        // A folder with something in it is never replaced by a rename.
+        let error = match fs::rename(&draft.path, &finished.path) {
+            Ok(()) => {
+                self.unsettled().insert(finished.name.clone());
+                return Ok(true);
+            }
+            Err(error) => error,
+        };
+        match error.kind() {
+            ErrorKind::NotFound => private_folders(&self.layout().folder(DELTAS))?,
+            ErrorKind::AlreadyExists | ErrorKind::DirectoryNotEmpty => {}
+            // A file lies where a folder belongs: damage, out of the way with it.
+            ErrorKind::NotADirectory => {
+                self.layout().doom(&finished.path)?;
+            }
+            _ => return Err(error).at("create", &finished.path),
+        }
+        Ok(false)
     }
 
     /// The disk face of a delta, if it is there and whole; counted as used.
     ///
     /// One that was published in an earlier boot without having been settled may have lost files to a power failure: it
-    /// is removed and counts as not there.
+    /// is removed and counts as not there. So does one whose `delta.json` is damaged, or was written by a version that
+    /// said less in it.
     ///
     /// # Errors
     /// When it is there and cannot be read.
@@ -219,8 +340,14 @@ impl Store {
             }
             Err(error) => return Err(error).at("read", &marker),
         };
+        let Some(Marker { boot, instance, seal, notes }) = read_marker(&marker)? else {
+            if self.writable().is_ok() {
+                self.layout().retire(&path)?;
+            }
+            return Ok(None);
+        };
         if !path.join(SETTLED).exists() {
-            if !self.is_of_this_boot(&marker)? {
+            if boot != self.boot() {
                 if self.writable().is_ok() {
                     self.layout().doom(&path)?;
                 }
@@ -229,27 +356,28 @@ impl Store {
             self.unsettled().insert(name.clone());
         }
         let used = LastUse::Modification;
-        Ok(self.note_use(&marker, used, used.of(&stat))?.then_some(DeltaFolder { path }))
+        let found = DeltaFolder { name: name.clone(), path, instance, seal, notes };
+        Ok(self.note_use(&marker, used, used.of(&stat))?.then_some(found))
     }
 
-    /// Damaged markers are of no boot.
-    fn is_of_this_boot(&self, marker: &Path) -> Result<bool, StoreError> {
-        match fs::read(marker) {
-            Ok(bytes) => {
-                Ok(serde_json::from_slice::<Marker>(&bytes).is_ok_and(|marker| marker.boot == self.boot()))
-            }
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(error).at("read", marker),
-        }
+    /// Every delta that has a folder, whole or not, in no order.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn delta_names(&self) -> Result<Vec<DeltaName>, StoreError> {
+        let folders = children(&self.layout().folder(DELTAS))?;
+        let name = |path: PathBuf| DeltaName::new(path.file_name()?.to_str()?).ok();
+        Ok(folders.into_iter().filter_map(name).collect())
     }
 
-    /// Removes the disk face of a delta: for when it was found damaged. Returns the folder that is left to be deleted.
+    /// Removes the disk face of a delta: for when it was found damaged. As with [`replace_delta`](Self::replace_delta), who
+    /// is using it goes on; the files are deleted by a later [`sweep`](Self::sweep).
     ///
     /// # Errors
     /// When it cannot be moved away.
-    pub fn drop_delta(&self, name: &DeltaName) -> Result<Option<PathBuf>, StoreError> {
+    pub fn drop_delta(&self, name: &DeltaName) -> Result<(), StoreError> {
         self.writable()?;
-        self.layout().doom(&FolderName::delta(name).path(self))
+        self.layout().retire(&FolderName::delta(name).path(self))
     }
 
     /// Waits until the disk faces that this process made or used are on the disk, so that they outlast a power failure.
@@ -308,5 +436,14 @@ impl Store {
             }
         }
         Err(Errno::BUSY).at("create", &fs_path)
+    }
+}
+
+/// `None` for one that is damaged or gone.
+fn read_marker(path: &Path) -> Result<Option<Marker>, StoreError> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::IsADirectory) => Ok(None),
+        Err(error) => Err(error).at("read", path),
     }
 }

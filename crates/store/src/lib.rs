@@ -44,6 +44,7 @@ mod store;
 mod trash;
 mod trees;
 mod usage;
+mod verify;
 mod version;
 mod workspace;
 
@@ -58,5 +59,6 @@ pub use record::{Record, RecordMeta, Stored};
 pub use removal::remove_tree;
 pub use seal::seal_time;
 pub use store::Store;
-pub use usage::{Usage, UsageOf, Verified};
+pub use usage::{Usage, UsageOf};
+pub use verify::{Inodes, Verified};
 pub use workspace::Workspace;

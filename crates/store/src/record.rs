@@ -101,6 +101,7 @@ impl Store {
             }
             Found::Nothing => return Ok(None),
             Found::Damaged { inode } => {
+                self.damaged_records().insert(*key);
                 if self.writable().is_ok() {
                     self.layout().discard(&path, inode)?;
                 }
@@ -108,6 +109,11 @@ impl Store {
             }
         };
         Ok(self.note_use(&path, LastUse::Modification, used)?.then_some(record))
+    }
+
+    /// Whether this process came upon a damaged record of this key: it explains why there is none.
+    pub fn had_damaged_record(&self, key: &Digest) -> bool {
+        self.damaged_records().contains(key)
     }
 
     /// The record of a key without counting it as used, for explanations. `None` for a damaged one.

@@ -10,12 +10,13 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 use wbuild_oci::{Digest, HashingWriter};
-use wbuild_tree::{TreeDigest, decode_object};
+use wbuild_tree::TreeDigest;
 
 use crate::entry::Ref;
 use crate::error::{At, StoreError};
 use crate::seal;
 use crate::store::{LastUse, NOW, Store, private_folders};
+use crate::trees::read_object;
 
 /// Published files are never written again.
 const PUBLISHED: Mode = Mode::RUSR.union(Mode::RGRP).union(Mode::ROTH);
@@ -63,7 +64,7 @@ impl Kind {
             Self::Tree => {
                 let mut bytes = Vec::new();
                 file.take(MAX_TREE_BYTES).read_to_end(&mut bytes)?;
-                Ok(decode_object(TreeDigest(*digest), &bytes).is_ok())
+                Ok(read_object(TreeDigest(*digest), &bytes).is_ok())
             }
         }
     }
@@ -91,7 +92,7 @@ impl Store {
     pub(crate) fn has_sealed(&self, kind: Kind, digest: &Digest) -> Result<bool, StoreError> {
         let path = kind.path(self, digest);
         match statat(CWD, &path, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) if seal::is_intact(&stat, digest) => {
+            Ok(stat) if seal::is_intact(&stat, digest) && self.is_trusted(kind, digest) => {
                 self.note_use(&path, LastUse::Access, LastUse::Access.of(&stat))
             }
             Ok(_) | Err(Errno::NOENT | Errno::ACCESS) => match self.open_sealed(kind, digest) {
@@ -139,7 +140,7 @@ impl Store {
         if !FileType::from_raw_mode(stat.st_mode).is_file() {
             return Err(self.damaged(kind, digest, &path, &stat, "it is not a regular file"));
         }
-        if !seal::is_intact(&stat, digest) {
+        if !seal::is_intact(&stat, digest) || !self.is_trusted(kind, digest) {
             if !kind.is_genuine(&mut file, digest).at("read", &path)? {
                 return Err(self.damaged(kind, digest, &path, &stat, "its bytes have another digest"));
             }
@@ -147,10 +148,22 @@ impl Store {
             if self.writable().is_ok() {
                 self.seal(&file, digest, stat.st_size as u64).at("seal", &path)?;
             }
+            self.note_read(kind, digest);
         } else if !self.note_use(&path, LastUse::Access, LastUse::Access.of(&stat))? {
             return Err(missing());
         }
         Ok((file, stat.st_size as u64))
+    }
+
+    /// Whether its seal is enough.
+    fn is_trusted(&self, kind: Kind, digest: &Digest) -> bool {
+        self.read().as_ref().is_none_or(|read| read.contains(&kind.what(digest)))
+    }
+
+    fn note_read(&self, kind: Kind, digest: &Digest) {
+        if let Some(read) = &mut *self.read() {
+            read.insert(kind.what(digest));
+        }
     }
 
     /// Drops what was found damaged, and says so.
@@ -204,7 +217,10 @@ impl Store {
         let path = kind.path(self, digest);
         for _ in 0..4 {
             let error = match fs::rename(temporary, &path) {
-                Ok(()) => return Ok(()),
+                Ok(()) => {
+                    self.note_read(kind, digest);
+                    return Ok(());
+                }
                 Err(error) => error,
             };
             match error.kind() {

@@ -1,4 +1,4 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 use std::fs::{self, File};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
@@ -11,10 +11,11 @@ use rustix::io::Errno;
 use wbuild_oci::Digest;
 
 use crate::delta::DeltaName;
+use crate::entry::Ref;
 use crate::error::{At, StoreError};
 use crate::layout::{Area, Layout};
 use crate::version::{self, Access};
-use crate::workspace::{Moment, Workspace, census};
+use crate::workspace::{Census, Moment, Workspace, census};
 
 /// Things in the trash that a killed collector left undecided are deleted after this long.
 const UNDECIDED_FOR: Duration = Duration::from_secs(600);
@@ -32,6 +33,9 @@ struct Inner {
     workspace: OnceLock<Workspace>,
     making_workspace: Mutex<()>,
     unsettled: Mutex<BTreeSet<DeltaName>>,
+    damaged_records: Mutex<BTreeSet<Digest>>,
+    /// Blobs and trees that were read in full, once nothing is trusted unread any more.
+    read: Mutex<Option<HashSet<Ref>>>,
 }
 
 impl fmt::Debug for Store {
@@ -88,6 +92,8 @@ impl Store {
                 workspace: OnceLock::new(),
                 making_workspace: Mutex::new(()),
                 unsettled: Mutex::new(BTreeSet::new()),
+                damaged_records: Mutex::new(BTreeSet::new()),
+                read: Mutex::new(None),
             }),
         })
     }
@@ -108,6 +114,22 @@ impl Store {
 
     pub(crate) fn unsettled(&self) -> std::sync::MutexGuard<'_, BTreeSet<DeltaName>> {
         self.inner.unsettled.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on, every blob and tree is read in full before this process uses it or takes it for there: for when
+    /// something turned out to be damaged. Each is read once.
+    pub fn look_closely(&self) {
+        *self.read() = Some(HashSet::new());
+    }
+
+    /// What was read in full; `None` while nothing has to be.
+    pub(crate) fn read(&self) -> std::sync::MutexGuard<'_, Option<HashSet<Ref>>> {
+        self.inner.read.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keys whose record this process found damaged, and removed.
+    pub(crate) fn damaged_records(&self) -> std::sync::MutexGuard<'_, BTreeSet<Digest>> {
+        self.inner.damaged_records.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Refuses to write where an unknown feature allows reading only.
@@ -139,21 +161,24 @@ impl Store {
     }
 
     /// Folders to be deleted: workspaces whose process is gone (the work of a step may still be in them) and what was
-    /// taken out of the store. [`remove_tree`](crate::remove_tree) deletes most; folders that a step made with several
+    /// taken out of the store and no other process can be using. For when this process uses nothing any more, either. [`remove_tree`](crate::remove_tree) deletes most; folders that a step made with several
     /// ids need a user namespace like the one they were made in. Nothing here is used by anybody.
     ///
     /// # Errors
     /// When the store cannot be read.
     pub fn sweep(&self) -> Result<Vec<PathBuf>, StoreError> {
         self.writable()?;
-        for (path, _held) in census(&self.layout().folder("work"))?.dead {
+        // What this process retired, it uses no more: nobody sweeps in the middle of a build.
+        let own = self.inner.workspace.get().map(Workspace::path);
+        let Census { oldest, dead } = census(&self.layout().folder("work"), own)?;
+        for (path, _held) in dead {
             self.layout().doom(&path)?;
         }
-        let changed_long_ago = |meta: &fs::Metadata| {
-            let changed = Moment { seconds: meta.ctime(), nanos: meta.ctime_nsec() }.system_time();
-            changed.elapsed().is_ok_and(|age| age > UNDECIDED_FOR)
-        };
-        self.layout().doomed(changed_long_ago)
+        let changed = |meta: &fs::Metadata| Moment { seconds: meta.ctime(), nanos: meta.ctime_nsec() };
+        let long_ago =
+            |meta: &fs::Metadata| changed(meta).system_time().elapsed().is_ok_and(|age| age > UNDECIDED_FOR);
+        let before_all_others = |meta: &fs::Metadata| oldest.is_none_or(|oldest| changed(meta) < oldest);
+        self.layout().doomed(long_ago, before_all_others)
     }
 
     /// A folder that callers fill themselves, made if there is none.

@@ -19,6 +19,9 @@ use crate::workspace::random;
 /// Things in `trash/` with this prefix are gone for good and only have to be deleted.
 const DOOMED: &str = "doomed-";
 
+/// Folders with this prefix are out of the store, and a process that began before that may still be reading them.
+const RETIRED: &str = "retired-";
+
 /// Renames without replacing. File systems without `RENAME_NOREPLACE` get a check before an ordinary rename: losing the
 /// race there costs a cache entry that is made again.
 fn rename_if_free(from: &Path, to: &Path) -> rustix::io::Result<()> {
@@ -123,9 +126,20 @@ impl Layout {
         Ok(self.to_trash(path, &name)?.then(|| self.trash(&name)))
     }
 
-    /// What lies in the trash to be deleted. Things of a collector that was killed half-way are among it: they have been
+    /// Moves a folder that somebody may still be using to where a later sweep finds it.
+    pub(crate) fn retire(&self, path: &Path) -> Result<(), StoreError> {
+        self.to_trash(path, &format!("{RETIRED}{:016x}", random()))?;
+        Ok(())
+    }
+
+    /// What lies in the trash to be deleted. `unused` says of what was retired whether nobody can be using it any more, by
+    /// the time at which it was. Things of a collector that was killed half-way are among it: they have been
     /// out of the store for at least as long as `settled` says.
-    pub(crate) fn doomed(&self, settled: impl Fn(&fs::Metadata) -> bool) -> Result<Vec<PathBuf>, StoreError> {
+    pub(crate) fn doomed(
+        &self,
+        settled: impl Fn(&fs::Metadata) -> bool,
+        unused: impl Fn(&fs::Metadata) -> bool,
+    ) -> Result<Vec<PathBuf>, StoreError> {
         let trash = self.folder("trash");
         let mut doomed = Vec::new();
         let entries = match fs::read_dir(&trash) {
@@ -136,9 +150,13 @@ impl Layout {
         for entry in entries {
             let entry = entry.at("read", &trash)?;
             let path = entry.path();
-            if entry.file_name().as_encoded_bytes().starts_with(DOOMED.as_bytes()) {
+            let name = entry.file_name();
+            let name = name.as_encoded_bytes();
+            let retired = name.starts_with(RETIRED.as_bytes());
+            let is_over = |meta: fs::Metadata| if retired { unused(&meta) } else { settled(&meta) };
+            if name.starts_with(DOOMED.as_bytes()) {
                 doomed.push(path);
-            } else if entry.metadata().is_ok_and(|meta| settled(&meta)) {
+            } else if entry.metadata().is_ok_and(is_over) {
                 doomed.extend(self.doom(&path)?);
             }
         }

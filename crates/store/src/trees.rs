@@ -1,11 +1,37 @@
 use std::fs;
 use std::io::{Read, Write};
 
+use wbuild_oci::Digest;
 use wbuild_tree::{Directory, Subtree, TreeDigest, TreeLoadError, TreeSource, decode_object, encode_object};
 
 use crate::error::{At, StoreError};
 use crate::sealed::{Kind, MAX_TREE_BYTES};
 use crate::store::Store;
+
+/// First bytes of a tree's file; the SHA-256 of the object follows in hex, then the object.
+///
+/// The name covers what a directory *is*. Besides, an object repeats what its subdirectories come to (their content
+/// digests, counts, sizes), which enters keys and which the name says nothing about: the checksum does.
+const MAGIC: &[u8] = b"wbuild-object-1 ";
+
+fn enclose(object: &[u8]) -> Vec<u8> {
+    [MAGIC, Digest::of(object).hex().as_bytes(), b"\n", object].concat()
+}
+
+/// Reads a tree's file and checks all of it.
+///
+/// # Errors
+/// [`TreeLoadError::Damaged`] when it is not what was written, or was written by a version that had no checksum.
+pub(crate) fn read_object(tree: TreeDigest, bytes: &[u8]) -> Result<Directory, TreeLoadError> {
+    let damaged = |why| TreeLoadError::Damaged { tree, why };
+    let rest = bytes.strip_prefix(MAGIC).ok_or_else(|| damaged("it has no header of this version"))?;
+    let (hex, rest) = rest.split_at_checked(64).ok_or_else(|| damaged("it is truncated"))?;
+    let object = rest.strip_prefix(b"\n").ok_or_else(|| damaged("its header is malformed"))?;
+    if Digest::of(object).hex().as_bytes() != hex {
+        return Err(damaged("its bytes have another checksum"));
+    }
+    decode_object(tree, object)
+}
 
 impl Store {
     /// Stores a tree and every loaded part of it; what is there already is not written again. Parts that are not loaded
@@ -22,7 +48,7 @@ impl Store {
             let Some(directory) = subtree.loaded() else { continue };
             let object = encode_object(directory);
             pending.extend(object.children);
-            objects.push((subtree.digest(), object.bytes));
+            objects.push((subtree.digest(), enclose(&object.bytes)));
         }
         for (digest, bytes) in objects.iter().rev() {
             if !self.has_sealed(Kind::Tree, &digest.0)? {
@@ -76,8 +102,8 @@ impl TreeSource for Store {
             .take(MAX_TREE_BYTES)
             .read_to_end(&mut bytes)
             .map_err(|source| TreeLoadError::Io { tree, source })?;
-        decode_object(tree, &bytes).inspect_err(|_| {
-            let _ = self.drop_damaged(Kind::Tree, &tree.0, &file, "its contents have another digest");
+        read_object(tree, &bytes).inspect_err(|_| {
+            let _ = self.drop_damaged(Kind::Tree, &tree.0, &file, "its bytes have another checksum");
         })
     }
 }

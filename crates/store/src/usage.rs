@@ -10,10 +10,8 @@ use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, openat, statat
 use rustix::io::Errno;
 use serde::Serialize;
 use wbuild_oci::Digest;
-use wbuild_tree::{TreeDigest, TreeSource};
 
 use crate::delta::{DELTAS, MOUNTS};
-use crate::entry::Ref;
 use crate::error::{At, StoreError};
 use crate::layout::Area;
 use crate::store::Store;
@@ -69,17 +67,6 @@ impl Usage {
     }
 }
 
-/// What came of a check of everything.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Verified {
-    /// How many blobs, trees and records were read in full.
-    pub checked: u64,
-    /// What was damaged and has been dropped.
-    pub damaged: Vec<Ref>,
-    /// Keys whose record was damaged and has been removed.
-    pub records: Vec<Digest>,
-}
-
 /// Bytes that a file takes on the disk.
 pub(crate) const fn disk_bytes(stat: &Stat) -> u64 {
     stat.st_blocks as u64 * 512
@@ -125,47 +112,6 @@ impl Store {
             }
         }
         Ok(usage)
-    }
-
-    /// Reads everything that has a digest or a checksum, in full, and drops what is damaged.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub fn verify(&self) -> Result<Verified, StoreError> {
-        let mut verified = Verified::default();
-        let digests = |folder: &str| {
-            let mut digests = Vec::new();
-            each_sharded(&self.layout().folder(folder), &mut |digest, _| {
-                digests.push(digest);
-                Ok(())
-            })?;
-            Ok::<_, StoreError>(digests)
-        };
-        for digest in digests("blobs/sha256")? {
-            verified.checked += 1;
-            match self.reverify(&digest) {
-                Err(StoreError::Damaged { what, .. }) => verified.damaged.push(what),
-                Err(error) if !error.is_lost() => return Err(error),
-                _ => {}
-            }
-        }
-        for digest in digests("trees")? {
-            verified.checked += 1;
-            match self.directory(TreeDigest(digest)).map_err(StoreError::from) {
-                Err(error) if error.is_lost() => verified.damaged.push(Ref::Tree(TreeDigest(digest))),
-                Err(error) => return Err(error),
-                Ok(_) => {}
-            }
-        }
-        for key in self.record_keys()? {
-            verified.checked += 1;
-            if self.peek_record(&key)?.is_none() {
-                // Reading it as a user of it removes it.
-                self.record(&key)?;
-                verified.records.push(key);
-            }
-        }
-        Ok(verified)
     }
 }
 

@@ -128,8 +128,8 @@ pub(crate) struct Census {
     pub(crate) dead: Vec<(PathBuf, File)>,
 }
 
-/// Looks at every workspace.
-pub(crate) fn census(work: &Path) -> Result<Census, StoreError> {
+/// Looks at every workspace but `own`.
+pub(crate) fn census(work: &Path, own: Option<&Path>) -> Result<Census, StoreError> {
     let mut census = Census::default();
     let entries = match std::fs::read_dir(work) {
         Ok(entries) => entries,
@@ -141,7 +141,9 @@ pub(crate) fn census(work: &Path) -> Result<Census, StoreError> {
         let path = entry.path();
         let name = entry.file_name();
         let held = name.as_encoded_bytes().starts_with(HELD.as_bytes());
-        if !held && !name.as_encoded_bytes().starts_with(UNHELD.as_bytes()) {
+        if own.is_some_and(|own| own == path)
+            || !held && !name.as_encoded_bytes().starts_with(UNHELD.as_bytes())
+        {
             continue;
         }
         let folder = match open_folder(&path) {

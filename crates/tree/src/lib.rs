@@ -6,6 +6,7 @@
 //!   when somebody looks into it, so grafting a `node_modules` costs one entry, however many files it holds.
 //! - A *delta* is a tree too: one that may contain [`Node::Whiteout`]s and opaque directories, which hide what lies
 //!   below them. [`apply`] puts a delta on a tree.
+//! - [`Chmod`] changes permission bits.
 //! - [`EntryPath`] is the only path type: relative to a root, normalised, never leaving it. [`resolve`] follows symbolic
 //!   links inside the root only, as a chroot would.
 //!
@@ -15,6 +16,7 @@
 mod apply;
 mod builder;
 mod change;
+mod chmod;
 mod directory;
 mod encoding;
 mod entry;
@@ -25,6 +27,7 @@ mod walk;
 pub use apply::apply;
 pub use builder::{BuildError, TreeBuilder};
 pub use change::{Change, changes};
+pub use chmod::{Chmod, ChmodError, SymbolicMode};
 pub use directory::{
     ContentDigest, Directory, MemoryTrees, Subtree, TreeDigest, TreeLoadError, TreeSource, lookup,
 };

@@ -36,16 +36,26 @@ pub(crate) fn run(command: &CacheCommand, session: &Session) -> Result<(), Failu
             print(&format!("freed {}, kept {}\n", size(freed), size(kept)))
         }
         CacheCommand::Verify { .. } => {
-            let verified = engine.store().verify().map_err(Failure::new)?;
+            let verified = engine.verify()?;
             let mut text = String::new();
-            for what in &verified.damaged {
-                text.push_str(&format!("damaged and dropped: {what}\n"));
+            for (what, why) in &verified.damaged {
+                text.push_str(&format!("damaged and dropped: {what}: {why}\n"));
             }
             for key in &verified.records {
                 text.push_str(&format!("damaged and dropped: record {}\n", key.hex()));
             }
-            let damaged = verified.damaged.len() + verified.records.len();
-            print(&format!("{text}{} checked, {damaged} damaged\n", verified.checked))
+            for what in &verified.incomplete {
+                text.push_str(&format!("dropped with it: {what}: a part of it is gone\n"));
+            }
+            for name in &verified.set_aside {
+                text.push_str(&format!("runs again: {name}\n"));
+            }
+            let again = match verified.set_aside.len() {
+                0 => String::new(),
+                1 => ", 1 step runs again".to_owned(),
+                count => format!(", {count} steps run again"),
+            };
+            print(&format!("{text}{} checked, {} damaged{again}\n", verified.checked, verified.damaged()))
         }
     }
 }

@@ -11,6 +11,7 @@ use wbuild_engine::{
     OpenWorkspace, Options, SecretError, Secrets, SolveOptions, SpecChoice, StepFailure, find_workspace,
 };
 use wbuild_frontend::{Definition, Facts, Input, Spec, lower, needs};
+use wbuild_graph::ImageRef;
 use wbuild_image::{ArchiveFormat, Export, write_archive_file, write_layout};
 use wbuild_layer::{Recipe, Times};
 use wbuild_oci::{Platform, Reference};
@@ -130,14 +131,20 @@ fn open(args: &ImageArgs, session: &Session, platform: &Platform) -> Result<Engi
     }
     let mut secrets = Secrets::default();
     for text in &args.secrets {
-        secrets.add(text, &session.variable).map_err(|error| match error {
-            SecretError::Malformed { .. } => Failure::usage(error.to_string(), "--secret id=token,env=TOKEN"),
-            other => Failure::new(other),
-        })?;
+        secrets.add(text, &session.variable).map_err(secret_failure)?;
     }
     let home = session.home(args.home.home.as_ref())?;
-    let options = Options { home, platform: platform.clone(), images, secrets };
+    let isolation = super::isolation(&args.isolation)?;
+    let options =
+        Options { home, platform: platform.clone(), images, secrets, agents: BTreeMap::new(), isolation };
     Ok(Engine::open(options, &session.variable)?)
+}
+
+pub(super) fn secret_failure(error: SecretError) -> Failure {
+    match error {
+        SecretError::Malformed { .. } => Failure::usage(error.to_string(), "--secret id=token,env=TOKEN"),
+        other => Failure::new(other),
+    }
 }
 
 /// Everything that is known before anything runs.
@@ -160,7 +167,7 @@ fn plan(
     let needs = needs(spec);
     let mut facts = Facts::default();
     for reference in &needs.images {
-        facts.images.insert(reference.clone(), engine.image_config(reference)?);
+        facts.images.insert(reference.clone(), engine.image_config(&ImageRef::new(reference))?);
     }
     // A variable that is no UTF-8 can stand in no key and no document.
     let variables = std::env::vars_os()
@@ -198,9 +205,7 @@ fn matches(pattern: &str, name: &str) -> bool {
 fn platform(given: Option<&str>) -> Result<Platform, Failure> {
     let host = Platform::host();
     let Some(text) = given else { return Ok(host) };
-    let wanted: Platform = text
-        .parse()
-        .map_err(|error: wbuild_oci::PlatformParseError| Failure::usage(error.to_string(), "linux/amd64"))?;
+    let wanted = any_platform(Some(text))?;
     if !host.satisfies(&wanted) {
         let message = format!("steps for {wanted} cannot be run on this machine, which is {host}");
         return Err(Failure::usage(message, format!("leave --platform out, or build on a {wanted} machine")));
@@ -208,7 +213,14 @@ fn platform(given: Option<&str>) -> Result<Platform, Failure> {
     Ok(wanted)
 }
 
-fn tags(given: &[String]) -> Result<Vec<Reference>, Failure> {
+/// A platform that an image can be for, whether or not its steps can run here.
+pub(super) fn any_platform(given: Option<&str>) -> Result<Platform, Failure> {
+    let Some(text) = given else { return Ok(Platform::host()) };
+    text.parse()
+        .map_err(|error: wbuild_oci::PlatformParseError| Failure::usage(error.to_string(), "linux/amd64"))
+}
+
+pub(super) fn tags(given: &[String]) -> Result<Vec<Reference>, Failure> {
     let parse = |text: &String| {
         text.parse().map_err(|error: wbuild_oci::ReferenceParseError| {
             Failure::usage(error.to_string(), "a name is of the form [HOST/]REPOSITORY[:TAG]")
@@ -217,7 +229,7 @@ fn tags(given: &[String]) -> Result<Vec<Reference>, Failure> {
     given.iter().map(parse).collect()
 }
 
-fn build_args(given: &[String], session: &Session) -> Result<BTreeMap<String, String>, Failure> {
+pub(super) fn build_args(given: &[String], session: &Session) -> Result<BTreeMap<String, String>, Failure> {
     let mut values = BTreeMap::new();
     for text in given {
         let (name, value) = match text.split_once('=') {
@@ -239,7 +251,7 @@ fn build_args(given: &[String], session: &Session) -> Result<BTreeMap<String, St
     Ok(values)
 }
 
-fn labels(given: &[String]) -> Result<BTreeMap<String, String>, Failure> {
+pub(super) fn labels(given: &[String]) -> Result<BTreeMap<String, String>, Failure> {
     let parse = |text: &String| match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         _ => {

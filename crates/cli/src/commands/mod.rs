@@ -1,5 +1,6 @@
 //! One module a command. A command gets its arguments and a [`Session`]; it returns what the exit code says.
 
+pub(crate) mod build;
 pub(crate) mod cache;
 pub(crate) mod doctor;
 pub(crate) mod image;
@@ -74,6 +75,8 @@ impl Session {
             platform: wbuild_oci::Platform::host(),
             images: std::collections::BTreeMap::new(),
             secrets: wbuild_engine::Secrets::default(),
+            agents: std::collections::BTreeMap::new(),
+            isolation: wbuild_engine::IsolationMode::Auto,
         })
     }
 
@@ -103,5 +106,18 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
             Err(Failure::new(WriteError { path: "standard output".into(), source: error }))
         }
         _ => Ok(()),
+    }
+}
+
+/// `--isolation`.
+pub(crate) fn isolation(text: &str) -> Result<wbuild_engine::IsolationMode, Failure> {
+    match text {
+        "auto" => Ok(wbuild_engine::IsolationMode::Auto),
+        "overlay" => Ok(wbuild_engine::IsolationMode::Overlay),
+        "norun" => Ok(wbuild_engine::IsolationMode::NoRun),
+        other => Err(Failure::usage(
+            format!("`--isolation {other}` is not a way to isolate steps"),
+            "there are auto, overlay and norun",
+        )),
     }
 }

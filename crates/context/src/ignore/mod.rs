@@ -12,5 +12,7 @@ mod rules;
 mod syntax;
 mod translate;
 
+pub(crate) use pattern::printable;
 pub use pattern::{Pattern, PatternError};
 pub use rules::{Decision, DirectoryVerdict, IgnoreRules, Inherited, MAX_IGNORE_BYTES, MAX_PATTERNS};
+pub(crate) use syntax::is_well_formed;

@@ -256,7 +256,7 @@ impl RegexTest {
 }
 
 /// For messages: control characters written out, everything else as it stands.
-fn printable(text: &[u8]) -> String {
+pub(crate) fn printable(text: &[u8]) -> String {
     let mut out = String::with_capacity(text.len());
     for c in String::from_utf8_lossy(text).chars() {
         if c.is_control() { out.extend(c.escape_default()) } else { out.push(c) }

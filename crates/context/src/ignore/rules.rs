@@ -16,6 +16,8 @@ pub const MAX_PATTERNS: usize = 10_000;
 /// Paths are relative to the context, without leading or trailing slash; bytes, not text.
 #[derive(Clone, Debug, Default)]
 pub struct IgnoreRules {
+    /// What messages call the file that they come from.
+    file: Option<Arc<str>>,
     patterns: Vec<Pattern>,
     /// The directories that exceptions name, each with a `/` at its end, when all exceptions do nothing else: then a
     /// directory that leads to none of them need not be looked into.
@@ -116,7 +118,7 @@ impl IgnoreRules {
             }
         }
         if wrong.is_empty() {
-            return Ok(Self::new(patterns));
+            return Ok(Self { file: Some(name.into()), ..Self::new(patterns) });
         }
         let file: Arc<SourceFile> = file();
         let diagnostic = |(span, error): (Span, PatternError)| {
@@ -147,7 +149,12 @@ impl IgnoreRules {
     fn new(patterns: Vec<Pattern>) -> Self {
         let exceptions = || patterns.iter().filter(|pattern| pattern.is_exception());
         let directory = |pattern: &Pattern| pattern.literal_directory().map(|text| [text, b"/"].concat());
-        Self { exception_directories: exceptions().map(directory).collect(), patterns }
+        Self { file: None, exception_directories: exceptions().map(directory).collect(), patterns }
+    }
+
+    /// What the file is called that they come from, if they come from one.
+    pub fn file(&self) -> Option<&str> {
+        self.file.as_deref()
     }
 
     /// The patterns in order.

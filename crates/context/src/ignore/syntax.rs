@@ -1,6 +1,6 @@
 /// Whether Go's `filepath.Match` would call `pattern` well-formed. BuildKit checks every pattern this way before it uses
 /// its own, different matcher, so this decides which lists are refused.
-pub(super) fn is_well_formed(pattern: &[u8]) -> bool {
+pub(crate) fn is_well_formed(pattern: &[u8]) -> bool {
     let mut rest = pattern;
     loop {
         while let [b'*', tail @ ..] = rest {

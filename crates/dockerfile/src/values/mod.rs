@@ -1,7 +1,6 @@
 //! The small languages inside arguments: durations, sizes, modes, owners, ports, signals, platforms, lists, remote sources.
 //! Each is a pure function of its text.
 
-mod chmod;
 mod csv;
 mod duration;
 mod owner;
@@ -11,10 +10,10 @@ mod remote;
 mod signal;
 mod size;
 
-pub use chmod::{Chmod, ChmodError, SymbolicMode};
 pub use owner::{Identity, Owner, OwnerError};
 pub use port::{Port, PortError, PortSpec, Protocol};
 pub use remote::{GitSource, HttpSource, Remote, RemoteError};
+pub use wbuild_tree::{Chmod, ChmodError, SymbolicMode};
 
 pub(crate) use csv::fields as csv_fields;
 pub(crate) use duration::{DurationError, duration};

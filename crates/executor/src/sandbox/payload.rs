@@ -8,7 +8,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
 use rustix::process::{Resource as Kernel, Rlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets};
@@ -18,7 +18,8 @@ use crate::failure::{Doing, Failure, While as _};
 use crate::helper::null;
 use crate::identity::Identity;
 use crate::ownership::Link;
-use crate::sandbox::resolve;
+use crate::sandbox::resolve::{self, Kind};
+use crate::sandbox::system::is_kernel_interface;
 use crate::status::NotStarted;
 use crate::step::{Limit, Network, Resource, Step};
 use crate::sys::{self, FilterKind};
@@ -57,11 +58,15 @@ fn prepare(step: &Step, identity: Identity, link: Option<Link>) -> Result<(), Fa
     for limit in &step.limits {
         set_limit(limit).doing(Doing::Limits)?;
     }
-    enter_directory(&step.cwd).doing_to(Doing::WorkingDirectory, &step.cwd)?;
+    enter_directory(step, identity).doing_to(Doing::WorkingDirectory, &step.cwd)?;
     if step.network == Network::Host && sys::landlock_abi().is_ok_and(|abi| abi >= LANDLOCK_SCOPES_SINCE) {
         sys::landlock_scope(LANDLOCK_SCOPES).doing(Doing::Landlock)?;
     }
-    let allowed = step.privileges.capabilities.kernel();
+    let mut allowed = step.privileges.capabilities.kernel();
+    if step.privileges.capabilities == crate::CapabilitySet::ALL {
+        // Nobody can give what they do not have.
+        allowed &= rustix::thread::capabilities(None).doing(Doing::Capabilities)?.permitted;
+    }
     limit_capabilities(allowed).doing(Doing::Capabilities)?;
 
     // The ids first, since the filter below may hand such calls to a supervisor; the capabilities are kept over that,
@@ -80,13 +85,34 @@ fn prepare(step: &Step, identity: Identity, link: Option<Link>) -> Result<(), Fa
     sys::close_from_on_exec(3).doing(Doing::Open)
 }
 
-/// Where `cwd` is inside the root: never through `/proc/self/fd` to a directory of the host (CVE-2024-21626).
-fn enter_directory(cwd: &Path) -> Result<(), Errno> {
+/// Where the working directory is inside the root: never through `/proc/self/fd` to a directory of the host
+/// (CVE-2024-21626). One that is missing is made, and belongs to the user of the step, as in BuildKit.
+fn enter_directory(step: &Step, identity: Identity) -> Result<(), Errno> {
     let root =
         rustix::fs::openat(CWD, "/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     let flags = OFlags::PATH | OFlags::DIRECTORY;
-    let directory =
-        resolve::open_with(root.as_fd(), cwd, flags, ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS)?;
+    let inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let directory = match resolve::open_with(root.as_fd(), &step.cwd, flags, inside) {
+        Err(Errno::NOENT) => {
+            // Nothing can be made in /proc, and what its links lead to must not be found by their text either.
+            let parents = step.cwd.ancestors().skip(1);
+            let parent = parents.map(|path| resolve::open_with(root.as_fd(), path, flags, inside));
+            let parent = parent.into_iter().find_map(Result::ok).ok_or(Errno::NOENT)?;
+            if is_kernel_interface(rustix::fs::fstatfs(&parent)?.f_type as i64) {
+                return Err(Errno::NOENT);
+            }
+            let mut made = Vec::new();
+            let directory = resolve::open_or_make(root.as_fd(), &step.cwd, Kind::Directory, &mut made)?;
+            // With a single id everything that is made belongs to it.
+            for new in made.iter().filter(|_| identity == Identity::Root) {
+                let new = resolve::open_plain(root.as_fd(), &new.path)?;
+                let (uid, gid) = (Uid::from_raw(step.user.uid), Gid::from_raw(step.user.gid));
+                rustix::fs::chownat(&new, c"", Some(uid), Some(gid), AtFlags::EMPTY_PATH)?;
+            }
+            directory
+        }
+        found => found?,
+    };
     rustix::process::fchdir(directory)
 }
 
@@ -129,13 +155,13 @@ fn limit_capabilities(allowed: CapabilitySet) -> Result<(), Errno> {
 }
 
 fn become_user(step: &Step, identity: Identity) -> Result<(), Errno> {
-    let gid = |raw| rustix::thread::Gid::from_raw(raw);
+    let gid = |raw| Gid::from_raw(raw);
     if identity == Identity::Root {
         let groups: Vec<_> = step.user.groups.iter().copied().map(gid).collect();
         rustix::thread::set_thread_groups(&groups)?;
     }
     // A namespace of one id maps it to these, so there is nothing to change, and nothing else could be.
-    let (uid, gid) = (rustix::thread::Uid::from_raw(step.user.uid), gid(step.user.gid));
+    let (uid, gid) = (Uid::from_raw(step.user.uid), gid(step.user.gid));
     rustix::thread::set_thread_res_gid(gid, gid, gid)?;
     rustix::thread::set_thread_res_uid(uid, uid, uid)
 }

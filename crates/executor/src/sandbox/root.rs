@@ -49,7 +49,7 @@ pub(crate) fn build(step: &Step, identity: Identity, machine: system::Parts) -> 
     let root = staging.directory("root")?;
 
     let mut made = Vec::new();
-    system::mount(root.as_fd(), &host, machine, &mut made)?;
+    system::mount(root.as_fd(), &host, machine, step.shm_size, &mut made)?;
     for (name, content) in etc.files() {
         let target = Path::new("/etc").join(name);
         let file = staging.file(content, 0o644, &User::default())?;

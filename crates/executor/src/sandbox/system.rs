@@ -140,11 +140,12 @@ pub(crate) fn mount(
     root: BorrowedFd<'_>,
     host: &Host,
     parts: Parts,
+    shm_size: Option<u64>,
     made: &mut Vec<Made>,
 ) -> Result<(), Failure> {
     proc(root, host, parts.procfs, made)?;
     let bound = sys(root, host, made)?;
-    dev(root, host, made)?;
+    dev(root, host, shm_size.unwrap_or(SHM_BYTES), made)?;
     for path in READ_ONLY_PATHS {
         protect(root, path, |place| mount::clone(place, INERT | READ_ONLY).doing_to(Doing::Mask, path))?;
     }
@@ -212,7 +213,7 @@ fn sys(root: BorrowedFd<'_>, host: &Host, made: &mut Vec<Made>) -> Result<bool, 
     Ok(bound)
 }
 
-fn dev(root: BorrowedFd<'_>, host: &Host, made: &mut Vec<Made>) -> Result<(), Failure> {
+fn dev(root: BorrowedFd<'_>, host: &Host, shm_bytes: u64, made: &mut Vec<Made>) -> Result<(), Failure> {
     let place = directory(root, "dev", Doing::Dev, made)?;
     // Only bound nodes work: a device that the step makes itself is as dead as anywhere else.
     let tmpfs = mount::tmpfs(0o755, Some(DEV_BYTES), UNTRUSTED | MountAttrFlags::MOUNT_ATTR_NOEXEC)?;
@@ -229,7 +230,7 @@ fn dev(root: BorrowedFd<'_>, host: &Host, made: &mut Vec<Made>) -> Result<(), Fa
     for (name, to) in LINKS {
         rustix::fs::symlinkat(to, &tmpfs, name).doing_to(Doing::Dev, name)?;
     }
-    let shm = mount::tmpfs(0o1777, Some(SHM_BYTES), INERT)?;
+    let shm = mount::tmpfs(0o1777, Some(shm_bytes), INERT)?;
     mount::attach(shm.as_fd(), make_in(&tmpfs, "shm")?.as_fd()).doing_to(Doing::Dev, "/dev/shm")?;
     // Terminals belong to the group `tty`, where the namespace has it.
     let base = [("ptmxmode", "0666"), ("mode", "0620")];

@@ -30,7 +30,7 @@ pub(crate) fn all() -> Vec<Case> {
             filtered_calls, filtered_calls_by_number, network_none_has_loopback_only, abstract_sockets_are_fenced, pid_one_is_out_of_reach;
         files: changes_land_in_upper, umask_and_modes, lowers_are_stacked, many_lowers, too_many_lowers,
             whiteouts_and_opaque_directories, read_only_root, plain_directory_root, nothing_is_left_by_mounts,
-            above_the_root_is_the_root, working_directory_stays_inside, working_directory_must_exist, empty_root, odd_names,
+            above_the_root_is_the_root, working_directory_stays_inside, working_directory_is_made, empty_root, odd_names,
             directories_named_with_odd_characters;
         mounts: binds_are_read_only_or_not, sources_stay_in_their_base, targets_stay_in_the_root,
             missing_targets_are_made_and_removed, tmpfs_has_its_options, secrets_touch_no_disk,

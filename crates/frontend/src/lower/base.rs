@@ -1,4 +1,6 @@
-use wbuild_graph::{Capture, Exec, FileAction, FileOp, NetworkMode, Op, PrivilegeSet, Source, StepTimes};
+use wbuild_graph::{
+    Capture, Exec, FileAction, FileOp, ImageRef, NetworkMode, Op, PrivilegeSet, Source, StepLimits, StepTimes,
+};
 
 use super::environment::Environments;
 use super::{BY_ROOT, Lowering, Stage, root};
@@ -9,7 +11,7 @@ impl Lowering<'_> {
     pub(super) fn base(&mut self, environments: &Environments) -> Stage {
         let spec = self.spec();
         let reference = spec.base.clone();
-        let image = Op::Source(Source::Image { reference: reference.clone() });
+        let image = Op::Source(Source::Image(ImageRef::new(&reference)));
         let image = self.add_minor("base/image", format!("[base] {reference}"), image, Vec::new());
         let mkdir = FileAction::Mkdir { path: root(), mode: 0o755, owner: BY_ROOT };
         let mkdir = Op::File(FileOp { actions: vec![mkdir] });
@@ -25,6 +27,8 @@ impl Lowering<'_> {
                 privileges: PrivilegeSet::Run,
                 mounts: Vec::new(),
                 secret_env: Vec::new(),
+                hosts: Vec::new(),
+                limits: StepLimits::default(),
                 capture: Capture::All,
                 times: StepTimes::Kept,
                 on_failure: Vec::new(),

@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 
 use wbuild_graph::{
     Cache, CacheSharing, Capture, EnvInKey, Environment, Exec, Mount, MountKind, Op, PrivilegeSet, SecretEnv,
-    StepTimes,
+    StepLimits, StepTimes,
 };
 use wbuild_report::VertexId;
 use wbuild_tree::EntryPath;
@@ -144,6 +144,8 @@ impl Lowering<'_> {
             privileges: PrivilegeSet::Task,
             mounts,
             secret_env,
+            hosts: Vec::new(),
+            limits: StepLimits::default(),
             capture: self.capture(task, next),
             times: StepTimes::FromContent,
             on_failure: near_misses(task),
@@ -162,9 +164,11 @@ impl Lowering<'_> {
                 sharing: CacheSharing::Locked,
                 publish_on_success: true,
                 never_publish: NOT_IN_CACHE.map(str::to_owned).to_vec(),
+                read_only: false,
                 uid: 0,
                 gid: 0,
                 mode: 0o755,
+                seed: None,
             }),
         }
     }

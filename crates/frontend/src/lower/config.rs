@@ -49,7 +49,7 @@ pub(super) fn of_runner(spec: &Spec, base: &ImageConfig) -> ImageConfig {
 
 /// What `FROM` takes over: platform and execution parameters. Triggers end with it; history and layers are added when
 /// the image is put together.
-fn from_image(base: &ImageConfig) -> ImageConfig {
+pub(crate) fn from_image(base: &ImageConfig) -> ImageConfig {
     let kept = ["os.version", "os.features"];
     ImageConfig {
         architecture: base.architecture.clone(),

@@ -1,6 +1,6 @@
 use wbuild_graph::{
     Cache, CacheSharing, Capture, Copy, Exec, FileAction, FileOp, Mount, MountKind, NetworkMode, Op,
-    PrivilegeSet, StepTimes,
+    PrivilegeSet, StepLimits, StepTimes,
 };
 use wbuild_report::VertexId;
 
@@ -94,6 +94,8 @@ impl Lowering<'_> {
             privileges: PrivilegeSet::Task,
             mounts: [self.pnpm_store()].into_iter().chain(self.credentials()).collect(),
             secret_env: Vec::new(),
+            hosts: Vec::new(),
+            limits: StepLimits::default(),
             capture: Capture::All,
             times: StepTimes::Kept,
             on_failure: vec![
@@ -130,9 +132,11 @@ impl Lowering<'_> {
                 sharing: CacheSharing::Shared,
                 publish_on_success: false,
                 never_publish: Vec::new(),
+                read_only: false,
                 uid: 0,
                 gid: 0,
                 mode: 0o755,
+                seed: None,
             }),
         }
     }
@@ -178,6 +182,8 @@ impl Lowering<'_> {
             privileges: PrivilegeSet::Task,
             mounts: Vec::new(),
             secret_env: Vec::new(),
+            hosts: Vec::new(),
+            limits: StepLimits::default(),
             capture: Capture::All,
             times: StepTimes::Kept,
             on_failure: Vec::new(),

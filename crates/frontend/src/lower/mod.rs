@@ -21,7 +21,7 @@ mod sources;
 
 use std::collections::BTreeMap;
 
-use wbuild_graph::{Graph, Op, Owner, Source, Vertex};
+use wbuild_graph::{Graph, ImageRef, Op, Owner, Source, Vertex};
 use wbuild_oci::ImageConfig;
 use wbuild_report::{Diagnostic, Severity, VertexId};
 use wbuild_tree::EntryPath;
@@ -29,9 +29,13 @@ use wbuild_tree::EntryPath;
 use crate::{Definition, HistoryRow, Input, Spec, Target};
 
 pub use builder::INPUT_DIGEST;
+pub(crate) use config::from_image;
 
 /// Where the workspace lies in every step and image.
 const ROOT: &str = "app";
+
+/// Who made the rows of a history.
+const COMMENT: &str = "wbuild";
 
 /// The target that is built when none is named.
 const DEFAULT_TARGET: &str = "runner";
@@ -64,8 +68,9 @@ pub fn lower(input: &Input<'_>) -> Result<Definition, Vec<Diagnostic>> {
     let mut targets = BTreeMap::new();
     let of_base = |stage: &Stage, name: &str| Target {
         vertex: stage.vertex,
-        base_image: Some(spec.base.clone()),
+        base_image: Some(ImageRef::new(&spec.base)),
         config: config::of_stage(spec, name, &base_config),
+        comment: COMMENT,
         history: stage.history.clone(),
     };
     targets.insert("base".to_owned(), of_base(&base, "base"));
@@ -82,8 +87,9 @@ pub fn lower(input: &Input<'_>) -> Result<Definition, Vec<Diagnostic>> {
         "runner".to_owned(),
         Target {
             vertex: runner.vertex,
-            base_image: Some(spec.runner.image.clone()),
+            base_image: Some(ImageRef::new(&spec.runner.image)),
             config: config::of_runner(spec, &runner_config),
+            comment: COMMENT,
             history,
         },
     );
@@ -129,7 +135,7 @@ impl<'a> Lowering<'a> {
     fn push(&mut self, step: &str, name: String, op: Op, inputs: Vec<VertexId>, minor: bool) -> VertexId {
         let project = self.input.project;
         let identity = format!("{}/{}/{step}", project.root, project.app.name);
-        self.graph.add(Vertex { op, inputs, name, identity, minor })
+        self.graph.add(Vertex { op, inputs, name, identity, minor, origin: None })
     }
 
     fn scratch(&mut self) -> VertexId {

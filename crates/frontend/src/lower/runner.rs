@@ -1,6 +1,8 @@
 use std::collections::BTreeMap;
 
-use wbuild_graph::{AddUser, Assert, Copy, FileAction, FileOp, Op, Owner, Part, Partition, Select, Source};
+use wbuild_graph::{
+    AddUser, Assert, Copy, FileAction, FileOp, ImageRef, Op, Owner, Part, Partition, Select, Source,
+};
 use wbuild_report::VertexId;
 use wbuild_tree::EntryPath;
 
@@ -17,7 +19,7 @@ impl Lowering<'_> {
         let spec = self.spec();
         let user = &spec.runner.user;
         let reference = spec.runner.image.clone();
-        let image = Op::Source(Source::Image { reference: reference.clone() });
+        let image = Op::Source(Source::Image(ImageRef::new(&reference)));
         let image = self.add_minor("runner/image", format!("[runner] {reference}"), image, Vec::new());
         let account = Op::AddUser(AddUser {
             user: user.name.clone(),

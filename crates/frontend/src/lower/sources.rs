@@ -1,4 +1,4 @@
-use wbuild_graph::{Copy, FileAction, FileOp, Op, Source};
+use wbuild_graph::{Copy, FileAction, FileOp, Files, Op, Source};
 use wbuild_report::VertexId;
 use wbuild_tree::EntryPath;
 
@@ -35,7 +35,7 @@ impl Lowering<'_> {
         let mut paths = paths.to_vec();
         paths.sort();
         paths.dedup();
-        let source = Op::Source(Source::Local { context: String::new(), paths: Some(paths) });
+        let source = Op::Source(Source::Local { context: String::new(), files: Files::Paths(paths) });
         Some(self.add_minor(&format!("{step}/context"), format!("{name} context"), source, Vec::new()))
     }
 

@@ -1,7 +1,7 @@
 use std::fmt::Write as _;
 
-use wbuild_frontend::Definition;
-use wbuild_graph::{Capture, FileAction, MountKind, Op, Source, Vertex};
+use wbuild_frontend::{Definition, RowDelta};
+use wbuild_graph::{Capture, FileAction, Files, MountKind, Op, Source, Vertex};
 use wbuild_report::Hint as _;
 
 use crate::example::{Example, path, shown};
@@ -20,10 +20,11 @@ fn dump(definition: &Definition) -> String {
             out,
             "\n{name}: {} on {}",
             target.vertex.0,
-            target.base_image.as_deref().unwrap_or("scratch")
+            target.base_image.as_ref().map_or("scratch", |image| image.reference.as_str())
         );
         for row in &target.history {
-            let _ = writeln!(out, "  {} {}", if row.delta { "+" } else { " " }, row.created_by);
+            let _ =
+                writeln!(out, "  {} {}", if row.delta != RowDelta::None { "+" } else { " " }, row.created_by);
         }
     }
     out
@@ -36,10 +37,9 @@ fn list<T: ToString>(items: &[T]) -> String {
 fn operation(vertex: &Vertex) -> String {
     match &vertex.op {
         Op::Source(Source::Scratch) => "scratch".to_owned(),
-        Op::Source(Source::Image { reference }) => format!("image {reference}"),
-        Op::Source(Source::Local { paths, .. }) => {
-            format!("context {}", paths.as_deref().map_or("all".to_owned(), list))
-        }
+        Op::Source(Source::Image(image)) => format!("image {}", image.reference),
+        Op::Source(Source::Local { files: Files::Paths(paths), .. }) => format!("context {}", list(paths)),
+        Op::Source(other) => panic!("no source of a workspace: {other:?}"),
         Op::Exec(exec) => {
             let capture = match &exec.capture {
                 Capture::All => "all".to_owned(),
@@ -219,7 +219,7 @@ fn a_task_sees_its_inputs_and_the_packages_it_reaches() {
             .find(|(_, vertex)| vertex.name == format!("[builder] {name} context"))
             .unwrap();
         match &vertex.op {
-            Op::Source(Source::Local { paths: Some(paths), .. }) => list(paths),
+            Op::Source(Source::Local { files: Files::Paths(paths), .. }) => list(paths),
             other => panic!("{other:?}"),
         }
     };
@@ -300,7 +300,13 @@ fn lifecycle_scripts_run_after_the_install() {
         definition.graph.iter().find(|(_, vertex)| vertex.identity.ends_with("lifecycle/context")).unwrap();
     insta::assert_snapshot!(operation(context), @"context /package.json /packages/ui/package.json /packages/ui/src/course-card.tsx /packages/ui/src/footer.tsx /packages/ui/src/index.ts /packages/ui/tsconfig.json /scripts/compile-content.js");
     // Deltas and rows stay as many as each other.
-    let rows = definition.target("builder").unwrap().history.iter().filter(|row| row.delta).count();
+    let rows = definition
+        .target("builder")
+        .unwrap()
+        .history
+        .iter()
+        .filter(|row| row.delta != RowDelta::None)
+        .count();
     assert_eq!(rows, 1 + 2 + 2 + 1 + 1 + 3);
 }
 
@@ -328,7 +334,7 @@ fn layers_can_be_left_together() {
         .unwrap()
         .history
         .iter()
-        .filter(|row| row.delta)
+        .filter(|row| row.delta != RowDelta::None)
         .map(|row| row.created_by.as_str())
         .collect();
     assert_eq!(rows[1..], ["COPY modules to /app", "COPY application to /app"]);

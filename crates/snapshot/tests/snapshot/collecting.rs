@@ -4,11 +4,11 @@ use std::os::unix::net::UnixListener;
 
 use rustix::fs::{CWD, FileType, Mode, XattrFlags, mknodat, setxattr};
 use wbuild_snapshot::{
-    CollectRequest, CollectTimes, Device, Override, Selection, SnapshotError, Stub, collect, publish_exec,
+    CollectRequest, CollectTimes, Device, Override, Selection, SnapshotError, Stub, collect,
 };
 use wbuild_tree::{Entry, Time, lookup};
 
-use crate::{collected, disk, exec, file, listing, overlay, path, request, store, tree};
+use crate::{collected, disk, exec, file, listing, overlay, path, publish, request, store, tree};
 
 #[test]
 fn the_changes_of_a_step_in_an_overlay() {
@@ -39,7 +39,7 @@ fn the_changes_of_a_step_in_an_overlay() {
     symlink("../x", root.join("link")).unwrap();
     drop(mounted);
 
-    let folder = publish_exec(&store, draft, exec("step")).unwrap();
+    let folder = publish(&store, draft, exec("step"));
     let reply = collected(&store, &folder.fs());
     let expected = [
         "/etc dir",

@@ -3,7 +3,9 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
 use wbuild_oci::Digest;
 use wbuild_report::Hint;
-use wbuild_snapshot::{Disk, Mtimes, Owners, content_time, materialise, remove_tree};
+use wbuild_snapshot::{
+    CheckRequest, Disk, Made, Mtimes, Owners, check, content_time, materialise, remove_tree, seal,
+};
 use wbuild_tree::{Entry, LinkId, Node, Subtree, Time};
 
 use crate::{collected, dir, disk, file, listing, meta, opaque, store, symlink, tree};
@@ -94,6 +96,47 @@ fn faces_share_inodes_and_damaged_ones_are_replaced() {
     fs::write(one.join("a/file"), "WRONG!").unwrap();
     let three = materialise(&store, three.digest(), disk()).unwrap().fs();
     assert_eq!(fs::read(three.join("a/file")).unwrap(), b"shared");
+}
+
+/// A comparison reads every file, so it notices what a seal does not.
+#[test]
+fn a_face_is_compared_with_its_tree() {
+    let (_dir, store) = store();
+    let tree = tree(&store, vec![("a/file", file(&store, "bytes")), ("a/link", Entry::symlink("file"))]);
+    let folder = materialise(&store, tree.digest(), disk()).unwrap();
+    let sealed = *folder.seal();
+    assert_eq!(seal(&folder.fs()).unwrap(), sealed);
+    let owners = disk().owners == Owners::Set;
+    let made = [
+        Made::FilesFromTree { owners, implied: Vec::new() },
+        // As if they were a step's: they agree to the last bit, too.
+        Made::TreeFromFiles(Vec::new()),
+    ];
+    let difference = |made: &Made| {
+        let request = CheckRequest {
+            dir: folder.fs(),
+            store: store.path().to_owned(),
+            tree: tree.digest(),
+            made: made.clone(),
+        };
+        check(&request).unwrap().difference.map(|path| path.to_string())
+    };
+    if owners {
+        assert_eq!(made.each_ref().map(difference), [None, None]);
+    }
+    let (path, link) = (folder.fs().join("a/file"), folder.fs().join("a/link"));
+    let time = fs::metadata(&path).unwrap().modified().unwrap();
+    for bytes in ["bytez", "bytes"] {
+        fs::write(&path, bytes).unwrap();
+        fs::File::open(&path).unwrap().set_modified(time).unwrap();
+        assert_eq!(seal(&folder.fs()).unwrap(), sealed, "the time is as it was");
+        let expected = (bytes == "bytez").then(|| "/a/file".to_owned());
+        assert_eq!(difference(&made[0]), expected);
+    }
+    fs::remove_file(&link).unwrap();
+    assert_eq!(difference(&made[0]).as_deref(), Some("/a/link"));
+    assert_eq!(difference(&made[1]).as_deref(), Some("/a/link"));
+    assert_ne!(seal(&folder.fs()).unwrap(), sealed);
 }
 
 #[test]

@@ -81,6 +81,12 @@ fn exec(name: &str) -> Key {
     Key(Digest::of(name.as_bytes()))
 }
 
+/// Publishes what a step wrote.
+fn publish(store: &Store, draft: wbuild_store::Draft, key: Key) -> wbuild_store::DeltaFolder {
+    let sealed = wbuild_snapshot::seal(&draft.fs()).unwrap();
+    wbuild_snapshot::publish_exec(store, draft, key, sealed, wbuild_snapshot::Existing::Stays).unwrap()
+}
+
 fn request(store: &Store, dir: &Path) -> CollectRequest {
     CollectRequest {
         dir: dir.to_owned(),

@@ -7,15 +7,15 @@ use wbuild_graph::{DeltaId, Snapshot};
 use wbuild_layer::{Recipe, Times, write_layer};
 use wbuild_oci::Digest;
 use wbuild_snapshot::{
-    LayerSource, SnapshotError, TreeFace, View, materialise, merged_tree, publish_exec, remember_tree_face,
-    stack_for_mount, unpack_layer,
+    Existing, LayerSource, SnapshotError, TreeFace, View, disk_face, materialise, merged_tree, publish_exec,
+    remember_tree_face, seal, stack_for_mount, tree_face, unpack_layer,
 };
 use wbuild_store::Store;
-use wbuild_tree::{Entry, Node, Subtree};
+use wbuild_tree::{Entry, Lookup, Name, Node, Subtree, lookup};
 
 use crate::{
-    collected, delta_of, dir, disk, entry, exec, file, listing, meta, opaque, overlay, path, store, symlink,
-    tree,
+    collected, delta_of, dir, disk, entry, exec, file, listing, meta, opaque, overlay, path, publish, store,
+    symlink, tree,
 };
 
 /// Four deltas that use every mark.
@@ -99,7 +99,7 @@ fn snapshot(store: &Store, trees: &[Subtree], as_disk: &[usize]) -> Snapshot {
         let copied = std::process::Command::new("cp").arg("-a").arg(&from).arg(draft.fs()).status().unwrap();
         assert!(copied.success());
         let key = exec(&format!("{index} {}", tree.digest()));
-        publish_exec(store, draft, key).unwrap();
+        publish(store, draft, key);
         snapshot.deltas.push(DeltaId::Exec(key));
     }
     snapshot
@@ -131,6 +131,33 @@ fn views_answer_alike_whichever_face_there_is() {
             panic!("a file")
         };
         assert_eq!((content, size), (Digest::of(b"c"), 1));
+        let names = |text: &str| {
+            let names = view.list(&path(text)).unwrap();
+            let shown =
+                |(name, directory): (&Name, &bool)| format!("{name}{}", if *directory { "/" } else { "" });
+            names.iter().map(shown).collect::<Vec<_>>().join(" ")
+        };
+        let merged = merged_tree(&store, &snapshot(&store, &trees, &[])).unwrap();
+        for at in ["", "etc", "lib/old", "var/renewed", "becomes-dir", "bin", "no/where", "etc/passwd"] {
+            let tree = match lookup(&store, &merged, &path(at)).unwrap() {
+                Some(entry) => entry.contents().cloned().unwrap_or_else(Subtree::empty),
+                None if at.is_empty() => merged.clone(),
+                None => Subtree::empty(),
+            };
+            let expected: Vec<String> = tree
+                .open(&store)
+                .unwrap()
+                .entries
+                .iter()
+                .map(|(name, entry)| format!("{name}{}", if entry.is_directory() { "/" } else { "" }))
+                .collect();
+            assert_eq!(names(at), expected.join(" "), "{at} {as_disk:?}");
+        }
+        let made_of = |text: &str| view.made_of(&path(text)).unwrap().len();
+        assert_eq!((made_of(""), made_of("no/where"), made_of("etc/passwd")), (4, 0, 1));
+        assert_eq!(made_of("var/renewed"), 1, "an opaque directory starts anew");
+        let outline = view.outline().entry(&path("lib/old/c")).unwrap().unwrap();
+        assert!(matches!(outline.node, Node::File { size: 1, .. }));
         let error = view.read_file(&path("etc/pipe"), 100).unwrap_err();
         assert_eq!(error.to_string(), "`/etc/pipe` is not a regular file");
         assert!(matches!(view.read_file(&path("etc"), 100), Err(SnapshotError::NotAFile { .. })));
@@ -147,7 +174,7 @@ fn a_link_where_a_folder_was_leads_nowhere_outside() {
     let draft = store.draft().unwrap();
     std::os::unix::fs::symlink("/etc", draft.fs().join("evil")).unwrap();
     mknodat(CWD, draft.fs().join("pipe"), FileType::Fifo, Mode::RUSR, 0).unwrap();
-    publish_exec(&store, draft, exec("evil")).unwrap();
+    publish(&store, draft, exec("evil"));
     let snapshot = Snapshot { deltas: vec![DeltaId::Exec(exec("evil"))] };
     let view = View::new(&store, &snapshot, disk()).unwrap();
     assert!(entry(&view, "evil/passwd").is_none());
@@ -166,8 +193,17 @@ fn trees_are_merged_in_order() {
     let with_disk = snapshot(&store, &trees, &[2]);
     let error = merged_tree(&store, &with_disk).unwrap_err();
     assert!(error.is_lost() && error.to_string().starts_with("the tree face of `exec-"), "{error}");
-    remember_tree_face(&store, &with_disk.deltas[2], &TreeFace::of(trees[2].digest())).unwrap();
+    let delta = with_disk.deltas[2];
+    let folder = disk_face(&store, &delta, disk()).unwrap();
+    remember_tree_face(&store, &delta, folder.as_ref(), &TreeFace::of(trees[2].digest())).unwrap();
     assert_eq!(merged_tree(&store, &with_disk).unwrap(), merged);
+    // The face belongs to these files, and not to what another run of the step wrote.
+    let DeltaId::Exec(key) = delta else { panic!("it was published as a step's") };
+    let draft = store.draft().unwrap();
+    let sealed = seal(&draft.fs()).unwrap();
+    publish_exec(&store, draft, key, sealed, Existing::Goes).unwrap();
+    assert_eq!(tree_face(&store, &delta).unwrap(), None);
+    assert!(merged_tree(&store, &with_disk).unwrap_err().is_lost());
 }
 
 /// What an overlay of these lowers shows; `None` where none can be mounted.
@@ -277,13 +313,13 @@ fn layers_have_both_faces_and_take_implied_directories_from_below() {
     let y = Digest::of(b"y");
     fs::remove_file(store.blob_path(&y)).unwrap();
     for (name, mode) in [("srv", 0o711), ("srv/app", 0o700)] {
-        let in_tree = wbuild_tree::lookup(&store, &merged, &path(name)).unwrap().unwrap();
+        let in_tree = lookup(&store, &merged, &path(name)).unwrap().unwrap();
         assert_eq!((in_tree.meta.mode, entry(&view, name).unwrap().meta.mode), (mode, mode), "{name}");
     }
     assert!(entry(&view, "srv/app/x").is_none());
     // Contents of layers are on disk only, until somebody wants them elsewhere.
     assert_eq!(view.read_file(&path("srv/app/y"), 9).unwrap().unwrap(), b"y");
-    let srv = wbuild_tree::lookup(&store, &merged, &path("srv")).unwrap().unwrap();
+    let srv = lookup(&store, &merged, &path("srv")).unwrap().unwrap();
     view.bring_contents(&path("srv"), &srv).unwrap();
     assert_eq!(store.read_blob(&y, 9).unwrap(), b"y");
 }

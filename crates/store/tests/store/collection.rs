@@ -8,7 +8,7 @@ use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
 use wbuild_oci::Digest;
 use wbuild_store::{Collection, DeltaName, RecordMeta, Ref, Store};
 
-use crate::{files, store, tree};
+use crate::{files, seal, store, tree};
 
 const EVERYTHING: Collection = Collection { budget: 0, younger_than: Duration::ZERO };
 
@@ -60,7 +60,7 @@ fn delta(store: &Store, name: &str, bytes: usize) -> DeltaName {
     let name = DeltaName::new(name).unwrap();
     let draft = store.draft().unwrap();
     fs::write(draft.fs().join("file"), vec![1; bytes]).unwrap();
-    store.publish_delta(&name, draft).unwrap();
+    store.publish_delta(&name, draft, seal()).unwrap();
     name
 }
 
@@ -175,7 +175,7 @@ fn pool_inodes_go_when_no_delta_has_them() {
         fs::write(&pool, vec![1; 100_000]).unwrap();
         let draft = store.draft().unwrap();
         fs::hard_link(&pool, draft.fs().join("file")).unwrap();
-        store.publish_delta(&DeltaName::new("tree-1").unwrap(), draft).unwrap();
+        store.publish_delta(&DeltaName::new("tree-1").unwrap(), draft, seal()).unwrap();
     });
     assert_eq!(store.usage().unwrap().deltas.bytes, 3 * 4096, "the file counts with the pool");
     store.collect(Collection { budget: u64::MAX, younger_than: Duration::ZERO }).unwrap();

@@ -5,10 +5,10 @@ use std::path::Path;
 
 use wbuild_oci::Digest;
 use wbuild_report::Hint;
-use wbuild_store::{DeltaName, RecordMeta, Ref, Store, StoreError, Stored};
+use wbuild_store::{DeltaName, RecordMeta, Ref, Store, StoreError, Stored, remove_tree};
 use wbuild_tree::{Subtree, TreeDigest, TreeSource, Visit, walk};
 
-use crate::{DAMAGES, change, files, store, tree};
+use crate::{DAMAGES, change, files, rot, seal, store, tree};
 
 #[test]
 fn blobs_come_back_and_leave_no_temporary_files() {
@@ -169,6 +169,45 @@ fn every_damage_to_a_tree_is_noticed_and_repaired() {
     }
 }
 
+/// Bytes that rot under an unchanged time and size, wherever in the object they are.
+#[test]
+fn every_byte_of_a_tree_that_rots_is_noticed_when_it_is_read() {
+    let (_dir, store) = store();
+    let tree = tree(&store, 700);
+    store.put_tree(&tree).unwrap();
+    let top = store.path().join("trees").join(&tree.digest().0.hex()[..2]).join(tree.digest().0.hex());
+    for index in 0..fs::metadata(&top).unwrap().len() as usize {
+        rot(&top, index);
+        assert!(store.has_tree(tree.digest()).unwrap(), "byte {index}: it looks as it was published");
+        let error = store.tree(tree.digest()).unwrap_err();
+        assert!(error.is_lost(), "byte {index}: {error}");
+        assert!(!store.has_tree(tree.digest()).unwrap(), "byte {index}");
+        store.put_tree(&tree).unwrap();
+    }
+}
+
+#[test]
+fn a_check_of_everything_leaves_no_tree_of_which_a_part_is_gone() {
+    let (_dir, store) = store();
+    let tree = tree(&store, 700);
+    store.put_tree(&tree).unwrap();
+    let objects = files(&store.path().join("trees"));
+    let verified = store.verify().unwrap();
+    assert_eq!((verified.checked, verified.damaged.len(), verified.incomplete.len()), (703, 0, 0));
+    let below = objects.iter().find(|path| !path.ends_with(tree.digest().0.hex())).unwrap();
+    let name = TreeDigest(Digest::from_hex(below.file_name().unwrap().to_str().unwrap()).unwrap());
+    rot(below, 200);
+    let verified = store.verify().unwrap();
+    assert_eq!((verified.damaged, verified.incomplete), (vec![Ref::Tree(name)], vec![tree.digest()]));
+    assert!(!store.has_tree(tree.digest()).unwrap());
+    store.put_tree(&tree).unwrap();
+    fs::remove_file(below).unwrap();
+    let verified = store.verify().unwrap();
+    assert_eq!((verified.damaged, verified.incomplete), (vec![], vec![tree.digest()]));
+    store.put_tree(&tree).unwrap();
+    assert_eq!(store.verify().unwrap().incomplete, []);
+}
+
 #[test]
 fn the_first_record_wins_until_it_is_replaced() {
     let (_dir, store) = store();
@@ -243,10 +282,10 @@ fn deltas_are_published_whole_and_once() {
     assert_eq!(store.delta(&name).unwrap(), None);
     let draft = store.draft().unwrap();
     fs::write(draft.fs().join("first"), "1").unwrap();
-    let first = store.publish_delta(&name, draft).unwrap();
+    let first = store.publish_delta(&name, draft, seal()).unwrap();
     let draft = store.draft().unwrap();
     fs::write(draft.fs().join("second"), "2").unwrap();
-    assert_eq!(store.publish_delta(&name, draft).unwrap(), first);
+    assert_eq!(store.publish_delta(&name, draft, seal()).unwrap(), first);
     assert!(first.fs().join("first").exists() && !first.fs().join("second").exists());
     assert_eq!(fs::metadata(first.fs()).unwrap().mode() & 0o7777, 0o755);
     assert!(!first.fs().parent().unwrap().join("work").exists());
@@ -255,13 +294,84 @@ fn deltas_are_published_whole_and_once() {
     for damage in [|path: &Path| fs::write(path, "").unwrap(), |path: &Path| fs::remove_file(path).unwrap()] {
         damage(&first.fs().parent().unwrap().join("delta.json"));
         assert_eq!(store.delta(&name).unwrap(), None);
-        store.publish_delta(&name, store.draft().unwrap()).unwrap();
+        store.publish_delta(&name, store.draft().unwrap(), seal()).unwrap();
         assert!(store.delta(&name).unwrap().is_some());
     }
-    assert!(store.drop_delta(&name).unwrap().is_some());
+    store.drop_delta(&name).unwrap();
     assert_eq!(store.delta(&name).unwrap(), None);
     for text in ["", "A", "../x", "a/b", "-a", "a_b"] {
         assert!(DeltaName::new(text).is_err(), "{text}");
+    }
+}
+
+/// Whoever has the old one goes on with it; it is deleted when nobody can have it any more.
+#[test]
+fn a_delta_that_is_replaced_stays_for_those_who_use_it() {
+    let (_dir, store) = store();
+    let name = DeltaName::new("step-1").unwrap();
+    let publish = |text: &str, replace: bool| {
+        let mut draft = store.draft().unwrap();
+        fs::write(draft.fs().join("file"), text).unwrap();
+        draft.set_notes(text.as_bytes()).unwrap();
+        if replace {
+            store.replace_delta(&name, draft, Digest::of(text.as_bytes())).unwrap()
+        } else {
+            store.publish_delta(&name, draft, Digest::of(text.as_bytes())).unwrap()
+        }
+    };
+    let old = publish("old", false);
+    let reader = Store::open(store.path()).unwrap();
+    reader.workspace().unwrap();
+    assert_eq!(reader.delta(&name).unwrap().as_ref(), Some(&old));
+    let open = rustix::fs::openat(
+        rustix::fs::CWD,
+        old.fs(),
+        rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY,
+        rustix::fs::Mode::empty(),
+    )
+    .unwrap();
+    let as_the_reader_sees_it = || {
+        let flags = rustix::fs::OFlags::RDONLY;
+        let file = rustix::fs::openat(&open, "file", flags, rustix::fs::Mode::empty()).unwrap();
+        std::io::read_to_string(File::from(file)).unwrap()
+    };
+
+    let new = publish("new", true);
+    let found = store.delta(&name).unwrap().unwrap();
+    assert_eq!((&found, found.seal()), (&new, &Digest::of(b"new")));
+    assert_ne!(old.instance(), new.instance());
+    assert_eq!(fs::read_to_string(found.fs().join("file")).unwrap(), "new");
+    assert_eq!(found.notes().unwrap().as_deref(), Some(&b"new"[..]));
+    for path in store.sweep().unwrap() {
+        remove_tree(&path).unwrap();
+    }
+    assert_eq!(as_the_reader_sees_it(), "old", "nothing is deleted while the reader lives");
+    drop(reader);
+    let swept = store.sweep().unwrap();
+    assert_eq!(swept.len(), 1, "{swept:?}");
+    assert_eq!(fs::read_to_string(swept[0].join("fs/file")).unwrap(), "old");
+
+    // Where there is none, it is published.
+    store.drop_delta(&name).unwrap();
+    assert_eq!(store.delta(&name).unwrap(), None);
+    publish("third", true);
+    assert_eq!(store.delta(&name).unwrap().unwrap().notes().unwrap().as_deref(), Some(&b"third"[..]));
+}
+
+#[test]
+fn damaged_notes_are_noticed() {
+    for (what, damage) in DAMAGES {
+        let (_dir, store) = store();
+        let name = DeltaName::new("step-1").unwrap();
+        let mut draft = store.draft().unwrap();
+        draft.set_notes(b"who owns what").unwrap();
+        let folder = store.publish_delta(&name, draft, seal()).unwrap();
+        // Nobody puts a pipe or a link there by mistake.
+        if matches!(what, "a link" | "a pipe" | "a folder") {
+            continue;
+        }
+        damage(&folder.fs().with_file_name("notes"));
+        assert!(folder.notes().unwrap_err().is_lost(), "{what}");
     }
 }
 
@@ -271,10 +381,12 @@ fn deltas_of_an_earlier_boot_need_to_be_settled() {
     let names = ["exec-settled", "exec-lost"].map(|name| DeltaName::new(name).unwrap());
     let earlier = |name: &DeltaName| {
         let marker = store.path().join("deltas").join(name.as_str()).join("delta.json");
-        fs::write(marker, r#"{"boot":"another one"}"#).unwrap();
+        let mut value: serde_json::Value = serde_json::from_slice(&fs::read(&marker).unwrap()).unwrap();
+        value["boot"] = "another one".into();
+        fs::write(marker, value.to_string()).unwrap();
     };
     for name in &names {
-        store.publish_delta(name, store.draft().unwrap()).unwrap();
+        store.publish_delta(name, store.draft().unwrap(), seal()).unwrap();
         if name == &names[0] {
             store.settle().unwrap();
         }

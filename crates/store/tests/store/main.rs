@@ -80,6 +80,19 @@ const DAMAGES: [Damage; 9] = [
     }),
 ];
 
+/// Changes a byte under an unchanged time.
+fn rot(path: &Path, index: usize) {
+    let meta = fs::metadata(path).unwrap();
+    change(path, |bytes| bytes[index] ^= 0x40);
+    fs::File::open(path).unwrap().set_modified(meta.modified().unwrap()).unwrap();
+    fs::set_permissions(path, meta.permissions()).unwrap();
+}
+
+/// What a publisher says that the files of a delta look like; these tests do not look.
+fn seal() -> wbuild_oci::Digest {
+    wbuild_oci::Digest::of(b"seal")
+}
+
 fn change(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
     let mut bytes = fs::read(path).unwrap();
     change(&mut bytes);

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use wbuild_oci::Digest;
 use wbuild_store::{DeltaName, RecordMeta, Ref, Store, Stored, remove_tree};
 
-use crate::{files, store, tree};
+use crate::{files, seal, store, tree};
 
 const STATE: &str = "WBUILD_STORE_TEST_STATE";
 
@@ -57,7 +57,7 @@ fn child_puts_for_ever() {
         for file in 0..20 {
             fs::write(draft.fs().join(file.to_string()), "x").unwrap();
         }
-        store.publish_delta(&name, draft).unwrap();
+        store.publish_delta(&name, draft, seal()).unwrap();
         let meta = RecordMeta { refs: vec![Ref::Tree(digest), Ref::Blob(blob), Ref::Delta(name)] };
         store.put_record(&Digest::of(&number.to_le_bytes()), &meta, &big(number)[..10_000]).unwrap();
     }

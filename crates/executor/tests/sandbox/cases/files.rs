@@ -4,7 +4,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
-use wbuild_executor::{Doing, ExecError, Identity, NotStarted, Root, Status, Step};
+use wbuild_executor::{Doing, ExecError, Identity, NotStarted, Root, Status, Step, User};
 
 use crate::Verdict::{self, Passed};
 use crate::bed::Bed;
@@ -186,12 +186,17 @@ pub(super) fn working_directory_stays_inside(bed: &Bed) -> Verdict {
     Passed
 }
 
-pub(super) fn working_directory_must_exist(bed: &Bed) -> Verdict {
-    let mut step = bed.step("true");
+pub(super) fn working_directory_is_made(bed: &Bed) -> Verdict {
+    let mut step = bed.step("pwd; stat -c '%a %u:%g' /no /no/where");
     step.cwd = "/no/where".into();
+    step.user = User::new(1234, 0);
+    let out = bed.run(&step).ok().out;
+    assert!(out.starts_with("/no/where\n755 1234:0\n755 1234:0\n"), "{out}");
+    step = bed.step("true");
+    step.cwd = "/bin/sh/x".into();
     match bed.try_run(&step) {
         Err(ExecError::Setup(failure)) => {
-            assert_eq!(failure.to_string(), "cannot enter the working directory `/no/where`");
+            assert_eq!(failure.to_string(), "cannot enter the working directory `/bin/sh/x`");
         }
         other => panic!("{:?}", other.map(|ran| ran.finished)),
     }

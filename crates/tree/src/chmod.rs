@@ -1,12 +1,29 @@
-//! `--chmod`: octal, or symbolic as chmod(1) has it, with a umask of zero.
+//! New permission bits: octal, or symbolic as chmod(1) has it, with a umask of zero.
 
-/// New permission bits of copied files.
+use std::fmt;
+
+/// New permission bits of files. Its text form is the one that [`Chmod::from_str`](std::str::FromStr) reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Chmod {
     /// Exactly these.
     Octal(u16),
     /// Changes to those a file has.
     Symbolic(SymbolicMode),
+}
+
+impl fmt::Display for Chmod {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Octal(bits) => write!(f, "{bits:o}"),
+            Self::Symbolic(symbolic) => f.write_str(&symbolic.text),
+        }
+    }
+}
+
+impl serde::Serialize for Chmod {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
 }
 
 impl Chmod {
@@ -53,7 +70,10 @@ const STANDARD: u16 = 0o6777;
 
 /// A parsed symbolic mode such as `u=rwX,go-w`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SymbolicMode(Vec<Change>);
+pub struct SymbolicMode {
+    text: Box<str>,
+    changes: Vec<Change>,
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Change {
@@ -104,7 +124,7 @@ impl SymbolicMode {
                 actions = &rest[length..];
             }
         }
-        Some(Self(changes))
+        Some(Self { text: text.into(), changes })
     }
 
     fn action(changes: &mut Vec<Change>, who: u16, operator: u8, letters: &str) -> Option<()> {
@@ -170,7 +190,7 @@ impl SymbolicMode {
 
     fn apply(&self, mode: u16, is_directory: bool) -> u16 {
         let mut bits = mode & 0o7777;
-        for change in &self.0 {
+        for change in &self.changes {
             match *change {
                 Change::Set(set) => bits |= set,
                 Change::Clear(clear) => bits &= !clear,

@@ -1,0 +1,73 @@
+//! Errors with their place in the Dockerfile.
+
+use std::error::Error;
+
+use wbuild_dockerfile::Dockerfile;
+use wbuild_engine::EngineError;
+use wbuild_graph::{Graph, ImageRef};
+use wbuild_report::{Diagnostic, Hint};
+use wbuild_solver::{Beside, SolveError};
+
+use crate::commands::Failure;
+
+/// A base image that cannot be used, at the lines that name it.
+pub(super) fn of_image(dockerfile: &Dockerfile, image: &ImageRef, error: &EngineError) -> Diagnostic {
+    let mut diagnostic = Diagnostic::error(&dockerfile.file, chain(error));
+    let stage = dockerfile.stages.iter().find(|stage| stage.base.text == image.reference);
+    if let Some(stage) = stage.or_else(|| dockerfile.stages.first()) {
+        diagnostic = diagnostic.at(stage.base.span, "");
+    }
+    error.hints().into_iter().fold(diagnostic, Diagnostic::hint)
+}
+
+/// Why a graph could not be solved, at the instruction it is about.
+pub(super) fn of_solve(error: SolveError<EngineError>, graph: &Graph) -> Failure {
+    match error {
+        SolveError::Cancelled | SolveError::Vertex { source: EngineError::Cancelled, .. } => {
+            Failure::Interrupted
+        }
+        SolveError::Vertex { source: EngineError::Diagnostics(diagnostics), .. } => {
+            Failure::Diagnostics(diagnostics)
+        }
+        SolveError::Vertex { id, name, source, beside } => {
+            let mut hints = source.hints();
+            hints.extend(others(&beside));
+            let message = match &source {
+                EngineError::Step(step) => {
+                    format!("{step}; its full log is `{}`", step.log.display())
+                }
+                other => chain(other),
+            };
+            let Some(origin) = &graph.vertex(id).origin else {
+                let error = SolveError::Vertex { id, name, source, beside };
+                return Failure::Failed { error: Box::new(error), hints };
+            };
+            let diagnostic = Diagnostic::error(&origin.file, message).at(origin.span, "");
+            Failure::Diagnostics(vec![hints.into_iter().fold(diagnostic, Diagnostic::hint)])
+        }
+        other => Failure::Failed { error: Box::new(other), hints: Vec::new() },
+    }
+}
+
+/// What failed or was stopped beside the step that the error is about.
+fn others(beside: &Beside) -> Vec<String> {
+    let failed = beside.failed.iter().map(|name| format!("{name} failed, too"));
+    let stopped = (!beside.stopped.is_empty())
+        .then(|| format!("stopped because of that: {}", beside.stopped.join(", ")));
+    failed.chain(stopped).collect()
+}
+
+/// An error and its causes in one line.
+pub(super) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        next = cause.source();
+    }
+    text
+}

@@ -1,0 +1,169 @@
+//! Flags with a little language of their own.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use wbuild_dockerfile::GlobalScope;
+use wbuild_frontend::StepOptions;
+use wbuild_graph::{NetworkMode, StepLimits};
+
+use crate::args::BuildArgs;
+use crate::commands::{Failure, Session};
+
+/// What steps get.
+pub(super) fn steps(args: &BuildArgs) -> Result<StepOptions, Failure> {
+    let network = match args.network.as_str() {
+        "" | "default" => NetworkMode::Default,
+        "host" => NetworkMode::Host,
+        "none" => NetworkMode::None,
+        other => {
+            let message = format!("`--network {other}` is not a network");
+            return Err(Failure::usage(message, "the networks are default, host and none"));
+        }
+    };
+    let mut options = StepOptions { network, ..StepOptions::default() };
+    for what in args.allow.iter().flat_map(|text| text.split(',')) {
+        match what.trim() {
+            "network.host" => options.allow_host_network = true,
+            "security.insecure" => options.allow_insecure = true,
+            other => {
+                let message = format!("`--allow {other}` is not an entitlement");
+                return Err(Failure::usage(message, "there are network.host and security.insecure"));
+            }
+        }
+    }
+    // What the person asks for with a flag needs no further leave.
+    options.allow_host_network |= network == NetworkMode::Host;
+    for text in &args.add_hosts {
+        options.hosts.push(host(text)?);
+    }
+    options.limits = StepLimits {
+        shm_size: args.shm_size.as_deref().map(super::super::cache::bytes).transpose()?,
+        ulimits: args.ulimits.iter().map(|text| ulimit(text)).collect::<Result<_, _>>()?,
+    };
+    Ok(options)
+}
+
+/// `NAME:ADDRESS` or `NAME=ADDRESS`; `host-gateway` is this machine, whose network steps share.
+fn host(text: &str) -> Result<(String, IpAddr), Failure> {
+    let usage = || {
+        let message = format!("`--add-host {text}` is not of the form NAME:ADDRESS");
+        Failure::usage(message, "for example --add-host example.test:127.0.0.1")
+    };
+    let at = text.find(['=', ':']).ok_or_else(usage)?;
+    let (name, address) = (&text[..at], &text[at + 1..]);
+    let address = match address.trim_start_matches('[').trim_end_matches(']') {
+        "host-gateway" => IpAddr::from([127, 0, 0, 1]),
+        address => address.parse().map_err(|_| usage())?,
+    };
+    if name.is_empty() || name.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        return Err(usage());
+    }
+    Ok((name.to_owned(), address))
+}
+
+/// `NAME=SOFT[:HARD]`; -1 is no limit.
+fn ulimit(text: &str) -> Result<(String, Option<u64>, Option<u64>), Failure> {
+    let usage = || {
+        let message = format!("`--ulimit {text}` is not of the form NAME=SOFT[:HARD]");
+        Failure::usage(message, "for example --ulimit nofile=1024:4096")
+    };
+    let (name, values) = text.split_once('=').ok_or_else(usage)?;
+    let value = |text: &str| match text {
+        "-1" | "unlimited" => Ok(None),
+        number => number.parse().map(Some).map_err(|_| usage()),
+    };
+    let (soft, hard) = values.split_once(':').unwrap_or((values, values));
+    let known = wbuild_engine::is_limit(name);
+    if !known {
+        return Err(Failure::usage(
+            format!("`{name}` is no resource that can be limited"),
+            "for example nofile, nproc, core, memlock",
+        ));
+    }
+    Ok((name.to_owned(), value(soft)?, value(hard)?))
+}
+
+/// `--ssh default` or `--ssh ID=SOCKET`.
+pub(super) fn agents(given: &[String], session: &Session) -> Result<BTreeMap<String, PathBuf>, Failure> {
+    let mut agents = BTreeMap::new();
+    for text in given {
+        let (id, path) = text.split_once('=').map_or((text.as_str(), None), |(id, path)| (id, Some(path)));
+        let path = match path.filter(|path| !path.is_empty()) {
+            Some(path) => PathBuf::from(path),
+            None => PathBuf::from((session.variable)("SSH_AUTH_SOCK").ok_or_else(|| {
+                Failure::usage(
+                    format!("`--ssh {text}` names no socket, and SSH_AUTH_SOCK is not set"),
+                    "start an agent, or name its socket: --ssh ID=SOCKET",
+                )
+            })?),
+        };
+        use std::os::unix::fs::FileTypeExt;
+        let is_socket = std::fs::metadata(&path).is_ok_and(|meta| meta.file_type().is_socket());
+        if !is_socket {
+            let message = format!("`{}` of `--ssh {text}` is not the socket of an agent", path.display());
+            return Err(Failure::usage(message, "keys are given to an agent: ssh-add, then --ssh default"));
+        }
+        agents.insert(id.to_owned(), path);
+    }
+    Ok(agents)
+}
+
+/// Times of what is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Created {
+    /// Seconds since the epoch for the image.
+    pub(super) seconds: i64,
+    /// Whether files keep their own times.
+    pub(super) keep: bool,
+}
+
+/// `--timestamp`, else the build argument or variable SOURCE_DATE_EPOCH, else the epoch.
+pub(super) fn created(
+    args: &BuildArgs,
+    session: &Session,
+    global: &GlobalScope,
+    of_context: Option<i64>,
+) -> Result<Created, Failure> {
+    let number = |text: &str, from: &str| {
+        text.parse::<i64>().map_err(|_| {
+            Failure::usage(
+                format!("invalid SOURCE_DATE_EPOCH: {from} is `{text}`, which is no number of seconds"),
+                "for example 1700000000",
+            )
+        })
+    };
+    match args.timestamp.as_str() {
+        "epoch" => {}
+        "keep" => {
+            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+            return Ok(Created { seconds: i64::try_from(now.as_secs()).unwrap_or(1), keep: true });
+        }
+        given => return Ok(Created { seconds: number(given, "--timestamp")?, keep: false }),
+    }
+    let seconds = match (global.source_date_epoch(), (session.variable)("SOURCE_DATE_EPOCH")) {
+        // A folder has no time of its own (A11).
+        (Some("context"), _) => of_context.unwrap_or(1),
+        (Some(value), _) => number(value, "the build argument")?,
+        (None, Some(value)) => number(&value, "the variable")?,
+        (None, None) => 1,
+    };
+    Ok(Created { seconds, keep: false })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_and_limits() {
+        assert_eq!(host("a:1.2.3.4").unwrap(), ("a".to_owned(), "1.2.3.4".parse().unwrap()));
+        assert_eq!(host("a=[::1]").unwrap(), ("a".to_owned(), "::1".parse().unwrap()));
+        assert_eq!(host("a:host-gateway").unwrap().1, IpAddr::from([127, 0, 0, 1]));
+        assert!(host("a").is_err() && host(":1.2.3.4").is_err() && host("a:b").is_err());
+        assert_eq!(ulimit("nofile=5:7").unwrap(), ("nofile".to_owned(), Some(5), Some(7)));
+        assert_eq!(ulimit("core=-1").unwrap(), ("core".to_owned(), None, None));
+        assert!(ulimit("files=5").is_err() && ulimit("nofile").is_err());
+    }
+}

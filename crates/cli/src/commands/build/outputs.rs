@@ -1,0 +1,239 @@
+//! `--output`, and what is said about it afterwards.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use serde_json::json;
+use wbuild_engine::{BuiltImage, EngineError, Existing, FilesOutput};
+use wbuild_graph::Snapshot;
+use wbuild_image::{ArchiveFormat, Export, ExportError, write_archive_file, write_layout};
+use wbuild_tree::EntryPath;
+
+use super::Job;
+use crate::args::BuildArgs;
+use crate::commands::{Failure, WriteError, print};
+use crate::render::size;
+
+/// What is to be written.
+#[derive(Debug)]
+pub(super) struct Outputs {
+    list: Vec<Output>,
+}
+
+/// One thing to write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Output {
+    /// An OCI layout in a folder, blobs linked from the store.
+    Layout(PathBuf),
+    /// An image in a tar file.
+    Archive(ArchiveFormat, PathBuf),
+    /// The files of the root file system in a folder.
+    Files(PathBuf, Existing),
+    /// The files of the root file system in a tar file.
+    Tar(PathBuf),
+    /// Nothing: the result stays in the store.
+    Nothing,
+}
+
+/// Why an output could not be written.
+#[derive(Debug)]
+pub(super) enum OutputError {
+    Engine(EngineError),
+    Export(ExportError),
+}
+
+impl OutputError {
+    pub(super) fn failure(self) -> Failure {
+        match self {
+            Self::Engine(error) => error.into(),
+            Self::Export(error) => Failure::new(error),
+        }
+    }
+}
+
+impl From<EngineError> for OutputError {
+    fn from(error: EngineError) -> Self {
+        Self::Engine(error)
+    }
+}
+
+impl From<ExportError> for OutputError {
+    fn from(error: ExportError) -> Self {
+        Self::Export(error)
+    }
+}
+
+impl Outputs {
+    pub(super) fn parse(args: &BuildArgs) -> Result<Self, Failure> {
+        let list = args.outputs.iter().map(|text| output(text)).collect::<Result<_, _>>()?;
+        Ok(Self { list })
+    }
+
+    /// Whether somebody wants an image and not only files.
+    fn want_image(&self, args: &BuildArgs) -> bool {
+        let image = |output: &Output| matches!(output, Output::Layout(_) | Output::Archive(..));
+        let nothing_else = self.list.is_empty();
+        nothing_else || self.list.iter().any(image) || args.iidfile.is_some() || args.metadata_file.is_some()
+    }
+}
+
+/// `type=…,dest=…`; a bare path is `type=local`, as for docker.
+fn output(text: &str) -> Result<Output, Failure> {
+    let usage = |message: String| {
+        Failure::usage(
+            message,
+            "for example type=oci,dest=image.tar or type=oci,dest=FOLDER,tar=false or type=local,dest=FOLDER",
+        )
+    };
+    if text.is_empty() {
+        return Err(usage("--output names nothing".to_owned()));
+    }
+    if !text.contains('=') {
+        return Ok(if text == "-" {
+            Output::Tar("-".into())
+        } else {
+            Output::Files(PathBuf::from(text), Existing::Keep)
+        });
+    }
+    let (mut kind, mut dest, mut tar, mut existing) = (None, None, true, Existing::Keep);
+    for part in text.split(',') {
+        match part.split_once('=') {
+            Some(("type", value)) => kind = Some(value.to_owned()),
+            Some(("dest" | "output", value)) => dest = Some(PathBuf::from(value)),
+            Some(("tar", "true" | "false")) => tar = part.ends_with("true"),
+            Some(("mode", "copy")) => existing = Existing::Keep,
+            Some(("mode", "delete")) => existing = Existing::Delete,
+            _ => return Err(usage(format!("`{part}` means nothing in --output"))),
+        }
+    }
+    let kind = kind.unwrap_or_else(|| "local".to_owned());
+    let need = |dest: Option<PathBuf>| {
+        dest.filter(|dest| !dest.as_os_str().is_empty())
+            .ok_or_else(|| usage(format!("--output type={kind} needs a dest")))
+    };
+    Ok(match kind.as_str() {
+        "oci" if tar => Output::Archive(ArchiveFormat::Oci, need(dest)?),
+        "oci" => Output::Layout(need(dest)?),
+        "docker" if tar => Output::Archive(ArchiveFormat::Docker, need(dest)?),
+        "local" => Output::Files(need(dest)?, existing),
+        "tar" => Output::Tar(need(dest)?),
+        "cacheonly" => Output::Nothing,
+        other => {
+            return Err(usage(format!("this version writes no outputs of type `{other}`")));
+        }
+    })
+}
+
+/// Writes all outputs of a solved target; gives the image if one was wanted.
+pub(super) fn write(job: &Job<'_>, snapshot: &Snapshot) -> Result<Written, OutputError> {
+    let image = match job.outputs.want_image(job.args) {
+        true => Some(job.engine.export(job.target, snapshot, job.export)?),
+        false => None,
+    };
+    let times = job.export.recipe.times;
+    let mut skipped = Vec::new();
+    for output in &job.outputs.list {
+        match (output, &image) {
+            (Output::Layout(folder), Some(built)) => {
+                write_layout(folder, &Export::image(&built.image, job.tags.clone()), built)?;
+            }
+            (Output::Archive(format, path), Some(built)) => {
+                let export = Export::image(&built.image, job.tags.clone());
+                write_archive_file(&export, *format, built, path)?;
+            }
+            (Output::Files(folder, existing), _) => {
+                let files = FilesOutput::Folder { path: folder, existing: *existing };
+                skipped.extend(job.engine.write_files(snapshot, times, &files)?.skipped);
+            }
+            (Output::Tar(path), _) => {
+                if path.as_os_str() == "-" {
+                    job.engine.write_tar(snapshot, times, &mut std::io::stdout().lock())?;
+                } else {
+                    job.engine.write_files(snapshot, times, &FilesOutput::Tar(path))?;
+                }
+            }
+            (Output::Nothing | Output::Layout(_) | Output::Archive(..), _) => {}
+        }
+    }
+    Ok(Written { image, skipped })
+}
+
+/// What was written.
+pub(super) struct Written {
+    image: Option<BuiltImage>,
+    /// Devices that only root can make.
+    skipped: Vec<EntryPath>,
+}
+
+/// A build that succeeded.
+pub(super) struct Done {
+    pub(super) written: Written,
+    /// Whether anything had to be run.
+    pub(super) ran: bool,
+}
+
+impl Done {
+    pub(super) fn report(&self, args: &BuildArgs, outputs: &Outputs) -> Result<(), Failure> {
+        let mut err = std::io::stderr();
+        for output in &outputs.list {
+            // Only for people: scripts read the digest from standard output.
+            let _ = match (output, &self.written.image) {
+                (Output::Layout(path) | Output::Archive(_, path), Some(built)) => {
+                    let bytes = size(built.size());
+                    writeln!(err, "image {} ({bytes} in {} layers)", path.display(), built.layers.len())
+                }
+                (Output::Files(path, _) | Output::Tar(path), _) => writeln!(err, "files {}", path.display()),
+                _ => Ok(()),
+            };
+        }
+        if outputs.list.is_empty() {
+            let _ = writeln!(
+                err,
+                "no output was asked for: the result stays in the cache; write it with `-o type=oci,dest=FILE.tar`"
+            );
+        }
+        for path in &self.written.skipped {
+            let _ = writeln!(err, "warning: only root can make the device `{path}`, so it is not there");
+        }
+        let Some(built) = &self.written.image else { return Ok(()) };
+        let digest = built.image.manifest.descriptor.digest;
+        let config = built.image.config.descriptor.digest;
+        let put = |path: &PathBuf, text: String| {
+            std::fs::write(path, text)
+                .map_err(|source| Failure::new(WriteError { path: path.clone(), source }))
+        };
+        if let Some(path) = &args.iidfile {
+            put(path, config.to_string())?;
+        }
+        if let Some(path) = &args.metadata_file {
+            let metadata = json!({
+                "containerimage.digest": digest,
+                "containerimage.config.digest": config,
+                "containerimage.descriptor": built.image.manifest.descriptor,
+                "image.name": args.tags.join(","),
+                "wbuild.layers": built.layers,
+            });
+            put(path, format!("{metadata:#}\n"))?;
+        }
+        print(&format!("{digest}\n"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outputs_as_buildx_reads_them() {
+        let parse = |text: &str| output(text).ok();
+        assert_eq!(parse("type=oci,dest=a.tar"), Some(Output::Archive(ArchiveFormat::Oci, "a.tar".into())));
+        assert_eq!(parse("type=oci,dest=a,tar=false"), Some(Output::Layout("a".into())));
+        assert_eq!(parse("type=docker,dest=a"), Some(Output::Archive(ArchiveFormat::Docker, "a".into())));
+        assert_eq!(parse("out"), Some(Output::Files("out".into(), Existing::Keep)));
+        assert_eq!(parse("-"), Some(Output::Tar("-".into())));
+        assert_eq!(parse("type=cacheonly"), Some(Output::Nothing));
+        for wrong in ["", "type=oci", "type=floppy,dest=x", "type=oci,dest=x,level=9"] {
+            assert_eq!(parse(wrong), None, "{wrong}");
+        }
+    }
+}

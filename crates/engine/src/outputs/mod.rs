@@ -1,0 +1,162 @@
+//! Results as files: in a folder (`type=local`), or as a tar of the root file system (`type=tar`).
+
+mod folder;
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use wbuild_graph::Snapshot;
+use wbuild_layer::{Compression, Recipe, Times, WriteError, write_layer};
+use wbuild_report::Hint;
+use wbuild_tree::{EntryPath, Subtree};
+
+use crate::error::EngineError;
+use crate::export::StoreBlobs;
+use crate::step::io_error;
+use crate::worker::Engine;
+
+use folder::write_folder;
+
+/// What becomes of files that are in the folder already.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Existing {
+    /// They stay, unless a file of the result has their name (`mode=copy`).
+    #[default]
+    Keep,
+    /// They are removed (`mode=delete`): the folder holds afterwards what the result holds.
+    Delete,
+}
+
+/// Where the files of a result go.
+#[derive(Debug)]
+pub enum FilesOutput<'a> {
+    /// Into a folder, made if there is none: as plain files of the user who builds.
+    Folder {
+        /// Which.
+        path: &'a Path,
+        /// What becomes of what is there.
+        existing: Existing,
+    },
+    /// Into a tar, which appears only when it is complete.
+    Tar(&'a Path),
+}
+
+/// What was written.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FilesWritten {
+    /// How many entries, directories included.
+    pub entries: u64,
+    /// Bytes of their contents.
+    pub bytes: u64,
+    /// Devices that only root can make, and which are not there.
+    pub skipped: Vec<EntryPath>,
+}
+
+/// Why files cannot be written.
+#[derive(Debug, thiserror::Error)]
+pub enum OutputError {
+    /// A directory is where a file is to be.
+    #[error("`{}` is a directory, and the result has something else there", path.display())]
+    InTheWay {
+        /// Where.
+        path: PathBuf,
+    },
+    /// Emptying it would remove everything.
+    #[error("`{}` is not emptied for an output", path.display())]
+    NotEmptied {
+        /// Which.
+        path: PathBuf,
+    },
+    /// The tar.
+    #[error("cannot write the tar")]
+    Tar(#[from] WriteError),
+    /// The operating system refused.
+    #[error("cannot {action} `{}`", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Hint for OutputError {
+    fn hints(&self) -> Vec<String> {
+        match self {
+            Self::InTheWay { path } => {
+                vec![format!("remove `{}`, or let mode=delete do that", path.display())]
+            }
+            Self::NotEmptied { .. } => vec!["name a folder of its own for the output".to_owned()],
+            Self::Tar(error) => error.hints(),
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+                vec!["make room, or name a folder on a larger disk".to_owned()]
+            }
+            Self::Io { .. } => Vec::new(),
+        }
+    }
+}
+
+impl Engine {
+    /// Writes the files of a snapshot, all layers together. Every byte is compared with its digest on the way.
+    ///
+    /// # Errors
+    /// When they are not all there, or cannot be written. A folder then holds some of them, a tar is not there.
+    pub fn write_files(
+        &self,
+        snapshot: &Snapshot,
+        times: Times,
+        output: &FilesOutput<'_>,
+    ) -> Result<FilesWritten, EngineError> {
+        let tree = self.merged(snapshot)?;
+        match output {
+            FilesOutput::Folder { path, existing } => {
+                write_folder(&self.store, &tree, times, path, *existing)
+            }
+            FilesOutput::Tar(path) => {
+                let mut name = path.file_name().unwrap_or_default().to_owned();
+                name.push(format!(".wbuild-{}", std::process::id()));
+                let partial = path.with_file_name(name);
+                let file = File::create(&partial).map_err(io_error("create", &partial))?;
+                let mut out = BufWriter::with_capacity(256 << 10, file);
+                let written = self.tar(&tree, times, &mut out).and_then(|written| {
+                    out.flush().map_err(io_error("write", path))?;
+                    fs::rename(&partial, path).map_err(io_error("replace", path))?;
+                    Ok(written)
+                });
+                if written.is_err() {
+                    // The error that matters is the first one.
+                    let _ = fs::remove_file(&partial);
+                }
+                written
+            }
+        }
+    }
+
+    /// Writes the files of a snapshot as a tar to `out`: equal files and times give equal bytes.
+    ///
+    /// # Errors
+    /// As [`write_files`](Self::write_files).
+    pub fn write_tar(
+        &self,
+        snapshot: &Snapshot,
+        times: Times,
+        out: &mut dyn Write,
+    ) -> Result<FilesWritten, EngineError> {
+        let tree = self.merged(snapshot)?;
+        self.tar(&tree, times, out)
+    }
+
+    fn tar(&self, tree: &Subtree, times: Times, out: &mut dyn Write) -> Result<FilesWritten, EngineError> {
+        let recipe = Recipe { compression: Compression::None, times };
+        let written = write_layer(&self.trees(), &StoreBlobs(&self.store), tree, &recipe, out);
+        let layer = written.map_err(OutputError::Tar)?;
+        Ok(FilesWritten { entries: tree.entries(), bytes: layer.size, skipped: Vec::new() })
+    }
+}
+
+#[cfg(test)]
+mod tests;

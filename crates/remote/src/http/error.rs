@@ -1,0 +1,145 @@
+use std::error::Error;
+use std::io;
+
+use reqwest::header::HeaderMap;
+use wbuild_oci::Digest;
+use wbuild_report::Hint;
+
+use super::url::UrlError;
+
+/// What a server answered when it did not give what was asked for.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The status.
+    pub status: u16,
+    /// Its headers: challenges, for example.
+    pub headers: HeaderMap,
+    /// The beginning of the body, at most 64 KiB.
+    pub body: Vec<u8>,
+}
+
+/// Why something could not be fetched. URLs in it have no secrets.
+#[derive(Debug, thiserror::Error)]
+pub enum HttpError {
+    /// The server does not give it.
+    #[error("`{url}` answered {}", status_text(answer.status))]
+    Status {
+        /// Which; the last one, if it was redirected.
+        url: String,
+        /// What it said.
+        answer: Box<Answer>,
+    },
+    /// No answer, or one that broke off.
+    #[error("cannot fetch `{url}` ({tries} tries)")]
+    Network {
+        /// Which.
+        url: String,
+        /// How often it was tried since the last progress.
+        tries: u32,
+        /// What happened the last time.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// The answer came too slowly.
+    #[error("`{url}` sent less than 64 KiB in {seconds} seconds")]
+    Stalled {
+        /// Which.
+        url: String,
+        /// The time that it had.
+        seconds: u64,
+    },
+    /// The server's certificate or the encryption is not to be trusted.
+    #[error("cannot trust `{url}`")]
+    Trust {
+        /// Which.
+        url: String,
+        /// Why.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// A redirect that is not followed.
+    #[error("`{url}` redirects to where nothing is fetched from: {why}")]
+    Redirect {
+        /// Which.
+        url: String,
+        /// Why not.
+        why: String,
+    },
+    /// It is larger than it may be.
+    #[error("`{url}` is larger than {limit} bytes")]
+    TooLarge {
+        /// Which.
+        url: String,
+        /// The limit.
+        limit: u64,
+    },
+    /// It is something else than was expected.
+    #[error("`{url}` has the digest {found}, but {expected} is expected")]
+    Digest {
+        /// Which.
+        url: String,
+        /// What was asked for.
+        expected: Digest,
+        /// What came.
+        found: Digest,
+    },
+    /// What came cannot be kept.
+    #[error("cannot keep what `{url}` sends")]
+    Sink {
+        /// Which.
+        url: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The URL.
+    #[error(transparent)]
+    Url(#[from] UrlError),
+    /// No connection can be made at all.
+    #[error("cannot set up connections: {why}")]
+    Setup {
+        /// Why.
+        why: String,
+    },
+    /// Somebody said stop.
+    #[error("stopped")]
+    Stopped,
+}
+
+impl HttpError {
+    /// The status, if a server answered with one.
+    pub fn status(&self) -> Option<u16> {
+        match self {
+            Self::Status { answer, .. } => Some(answer.status),
+            _ => None,
+        }
+    }
+}
+
+fn status_text(status: u16) -> String {
+    match reqwest::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()) {
+        Some(reason) => format!("{status} {reason}"),
+        None => status.to_string(),
+    }
+}
+
+impl Hint for HttpError {
+    fn hints(&self) -> Vec<String> {
+        match self {
+            Self::Trust { .. } => vec![
+                "if this network has a certificate authority of its own, name a bundle that contains it with SSL_CERT_FILE"
+                    .to_owned(),
+            ],
+            Self::Network { .. } => vec![
+                "check the network; proxies are taken from HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY".to_owned(),
+            ],
+            Self::Status { answer, .. } if matches!(answer.status, 401 | 403) => {
+                vec!["check the credentials for this host".to_owned()]
+            }
+            Self::Digest { found, .. } => vec![format!(
+                "if the file was meant to change, write its new digest {found} into the description"
+            )],
+            _ => Vec::new(),
+        }
+    }
+}
