@@ -387,15 +387,33 @@ impl Build {
         steps.filter_map(|event| event["name"].as_str()).collect()
     }
 
-    /// What it said besides events: how it failed.
+    /// How it failed, as a person would have read it.
     pub(crate) fn error(&self) -> String {
         let shown = self.output.to_string();
-        shown.lines().filter(|line| !line.starts_with('{')).collect::<Vec<_>>().join("\n")
+        let mut lines: Vec<String> = Vec::new();
+        for line in shown.lines() {
+            match serde_json::from_str::<Value>(line) {
+                Ok(event) if event["event"] == "error" => {
+                    lines.extend(event["text"].as_str().unwrap().lines().map(str::to_owned));
+                }
+                Ok(event) if event["event"].is_string() => {}
+                _ => lines.push(line.to_owned()),
+            }
+        }
+        lines.join("\n")
     }
 
+    /// Without the one about base images that a build does not use: tests give all there are.
     pub(crate) fn warnings(&self) -> Vec<&str> {
         let warned = self.events.iter().filter(|event| event["event"] == "warned");
-        warned.filter_map(|event| event["message"].as_str()).collect()
+        let messages = warned.filter_map(|event| event["message"].as_str());
+        messages.filter(|message| !message.starts_with("--build-context")).collect()
+    }
+
+    /// What was said beside warnings.
+    pub(crate) fn notes(&self) -> Vec<&str> {
+        let notes = self.events.iter().filter(|event| event["event"] == "note");
+        notes.filter_map(|event| event["text"].as_str()).collect()
     }
 
     /// What the steps wrote.
@@ -482,7 +500,7 @@ fn filters() -> &'static [(Regex, &'static str)] {
     FILTERS.get_or_init(|| {
         [
             (r"\b[0-9a-f]{64}\b", "[DIGEST]"),
-            (r"\b(after|in|DONE) \d+(\.\d+)? ?(ms|s|min)\b", "$1 [TIME]"),
+            (r"\b(after|in|DONE) (< )?\d+(\.\d+)? ?(ms|s|min)\b", "$1 [TIME]"),
             (r"\b\d+(\.\d+)? (B|kB|MB|GB)\b", "[SIZE]"),
             (r"logs/\d+-\d+-\d+/", "logs/[BUILD]/"),
             (r"#(\d+) \d+\.\d{3} ", "#$1 [TIME] "),

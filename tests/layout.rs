@@ -88,6 +88,11 @@ impl Layout {
         text.unwrap_or_else(|| panic!("the image has no {path}"))
     }
 
+    /// The header of every entry, layer by layer.
+    pub(crate) fn headers(&self, visit: &mut dyn FnMut(&str, &tar::Header)) {
+        self.each(&mut |path, header, _| visit(path, header));
+    }
+
     /// The texts of all files whose path fits.
     pub(crate) fn texts(&self, fits: &dyn Fn(&str) -> bool) -> String {
         let mut all = Vec::new();

@@ -9,6 +9,9 @@ mod cli {
     mod bad_input;
     mod build;
     mod commands;
+    mod damage;
+    mod dialect;
+    mod differential;
     mod dockerfile_errors;
     mod dockerfiles;
     mod example;

@@ -29,10 +29,10 @@ fn no_workspace_where_the_flag_points() {
     hint: run wbuild inside a pnpm workspace, or name it with --directory
     ");
     assert_snapshot!(context.refused(&["image", "--directory", "nowhere"]), @"
-    exit 1
+    exit 2
     -- stderr
-    error: cannot find `nowhere`
-      caused by: No such file or directory (os error 2)
+    error: `nowhere`, which --directory names, does not exist
+    hint: name a folder of a pnpm workspace
     ");
 }
 
@@ -40,20 +40,18 @@ fn no_workspace_where_the_flag_points() {
 fn an_unknown_app() {
     let context = TestContext::example();
     assert_snapshot!(context.refused(&["image", "--app", "wep"]), @"
-    exit 1
+    exit 2
     -- stderr
     error: no package of the workspace is called `wep`
-    --> pnpm-workspace.yaml
-     = hint: did you mean `web`?
-     = hint: the workspace has `ai-whisperers`, `admin`, `web`, `@repo/database`, `@repo/email`, `@repo/legacy-api`, `@repo/tsconfig`, `@repo/ui`
+    hint 1: did you mean `web`?
+    hint 2: the workspace has `ai-whisperers`, `admin`, `web`, `@repo/database`, `@repo/email`, `@repo/legacy-api`, `@repo/tsconfig`, `@repo/ui`
     ");
     assert_snapshot!(context.refused(&["image", "--app", "@repo/databases"]), @"
-    exit 1
+    exit 2
     -- stderr
     error: no package of the workspace is called `@repo/databases`
-    --> pnpm-workspace.yaml
-     = hint: did you mean `@repo/database`?
-     = hint: the workspace has `ai-whisperers`, `admin`, `web`, `@repo/database`, `@repo/email`, `@repo/legacy-api`, `@repo/tsconfig`, `@repo/ui`
+    hint 1: did you mean `@repo/database`?
+    hint 2: the workspace has `ai-whisperers`, `admin`, `web`, `@repo/database`, `@repo/email`, `@repo/legacy-api`, `@repo/tsconfig`, `@repo/ui`
     ");
 }
 
@@ -89,14 +87,14 @@ fn an_app_that_is_no_next_application() {
     --> wbuild.toml
      = hint: add it to `scripts` in packages/other/package.json, or name another task in `build.task`
 
-    error: `other` is not a Next.js application, and only those can be shipped
+    error: `other` is not a Next.js application, and only those have a stage `runner`
      --> wbuild.toml:4:7
       |
     4 | app = "other"
       |       ^^^^^^^ this package
       |
       = hint: a Next.js application depends on `next` and builds with `next build`
-      = hint: other applications can be built from a Dockerfile with `wbuild build`
+      = hint: `--target builder` has what its tasks wrote, `--target deps` its dependencies
     "#);
 }
 
@@ -534,10 +532,10 @@ fn a_spec_of_another_version() {
 fn a_spec_that_is_not_there() {
     let context = TestContext::small();
     assert_snapshot!(context.refused(&["image", "--file", "web.toml"]), @"
-    exit 1
+    exit 2
     -- stderr
-    error: cannot read `web.toml`
-      caused by: No such file or directory (os error 2)
+    error: `web.toml`, which --file names, does not exist
+    hint: paths are relative to the current folder
     ");
 }
 
@@ -651,10 +649,10 @@ fn a_state_directory_that_cannot_be_used() {
     let context = TestContext::small();
     context.write("file", "");
     assert_snapshot!(context.refused(&["image", "--home", "file/state"]), @"
-    exit 1
+    exit 2
     -- stderr
-    error: `version.json` in the state directory `[TEST]/site/file/state` is damaged, and so is its copy
-    hint: it is a cache: delete the directory, at the price of building everything anew
+    error: `file` is not a folder, so no state can be kept in it
+    hint: name another state directory with --home or WBUILD_HOME
     ");
 }
 

@@ -219,7 +219,215 @@ fn a_build_argument_is_in_the_key() {
     assert!(server.contains("good morning"), "{server}");
     let unknown = context.build(&["--build-arg", "GRETING=x"]);
     assert_eq!(unknown.digest(), first);
-    assert!(unknown.output.stderr.contains("GRETING"), "{}", unknown.output);
+    let warned =
+        unknown.events.iter().find(|event| event["message"].to_string().contains("GRETING")).unwrap();
+    assert_snapshot!(format!("{} {}", warned["message"], warned["hints"]), @r#""wbuild.toml: no task declares the build argument `GRETING`, so none sees it" ["did you mean `GREETING`?","add `GRETING` to `env` of the task in turbo.json"]"#);
+}
+
+#[test]
+fn a_base_image_that_the_build_does_not_use() {
+    let Some(_) = bases() else { return };
+    let context = TestContext::small();
+    let built = context.build(&["--build-context", "alpine:3.22=oci-layout:///nowhere"]);
+    built.digest();
+    let warned = built.events.iter().filter(|event| event["event"] == "warned");
+    let warned = warned.map(ToString::to_string).find(|warned| warned.contains("3.22")).unwrap();
+    assert!(warned.contains("did you mean `alpine:3.23`?"), "{warned}");
+}
+
+#[test]
+fn a_variable_that_is_set_here_and_not_passed_on() {
+    let Some(_) = bases() else { return };
+    let context = TestContext::small().env("NEXT_PUBLIC_SITE", "https://example.com").env("GREETING", "x");
+    let forgotten = |notes: Vec<&str>| notes.iter().any(|note| note.contains("NEXT_PUBLIC_SITE"));
+    let built = context.build(&[]);
+    built.digest();
+    assert!(forgotten(built.notes()), "{}", built.output);
+    assert!(!built.notes().iter().any(|note| note.contains("GREETING")), "it has a value in the spec");
+    let built = context.build(&["--build-arg", "NEXT_PUBLIC_SITE"]);
+    built.digest();
+    assert!(!forgotten(built.notes()), "{}", built.output);
+}
+
+#[test]
+fn the_stages_are_the_same_on_an_empty_store() {
+    let Some(_) = bases() else { return };
+    let context = TestContext::small();
+    context.edit(
+        "wbuild.toml",
+        "chmod 755",
+        "for place in /root/.npm/_logs /tmp /var/log; do mkdir -p $place; date +%s.%N > $place/noise; done\nchmod 755",
+    );
+    context.edit(
+        "wbuild.toml",
+        "install) mkdir",
+        "install) for place in /root/.npm/_logs /tmp; do mkdir -p $place; date +%s.%N > $place/noise; done; mkdir",
+    );
+    for target in ["base", "deps", "builder"] {
+        let output = format!("type=oci,dest=../{target},tar=false");
+        let digests = ["../first", "../second"].map(|home| {
+            context.build(&["--target", target, "--home", home, "--output", &output]).digest().to_owned()
+        });
+        assert_eq!(digests[0], digests[1], "{target}");
+        let files = Layout::open(&context.folder().join(target)).files();
+        assert!(!files.keys().any(|path| path.contains("noise")), "{target}");
+    }
+}
+
+#[test]
+fn a_failing_install() {
+    let Some(_) = bases() else { return };
+    let context = TestContext::small();
+    context.edit("wbuild.toml", "install) mkdir", "install) echo no such package; exit 9; mkdir");
+    assert_snapshot!(context.build(&[]).error(), @"
+    exit 1
+    -- stderr
+    error: [deps] pnpm install: `pnpm install --frozen-lockfile` did not complete successfully: exit code 9; its full log is `[TEST]/state/logs/[BUILD]/006-deps--pnpm-install.log`
+    hint: pnpm sees only the manifests and the lockfile of the application's closure; `wbuild workspace` lists it
+    ");
+}
+
+#[test]
+fn a_failing_task_that_asks_for_a_file_it_was_not_given() {
+    let Some(_) = bases() else { return };
+    let context = TestContext::small();
+    context.write("apps/web/notes.md", "not an input");
+    context.write("apps/web/extra.sh", "cat ./notes.md\n");
+    assert_snapshot!(context.build(&[]).error(), @"
+    exit 1
+    -- stderr
+    error: [builder] web#build: `pnpm run build` did not complete successfully: exit code 1; its full log is `[TEST]/state/logs/[BUILD]/016-builder--web-build.log`
+    hint: `apps/web/notes.md` exists, but is not among the inputs of `web#build`; if it needs it, add it to `inputs` in turbo.json
+    ");
+}
+
+#[test]
+fn quiet_shows_the_last_lines_of_what_failed() {
+    let Some(_) = bases() else { return };
+    let context = TestContext::small();
+    context.write("apps/web/extra.sh", "echo 'Type error: no'\nexit 3\n");
+    let mut args = ["image", "--progress", "quiet"].map(str::to_owned).to_vec();
+    args.extend(context.base_images());
+    let said = context.run(&args).to_string();
+    assert!(said.contains("\n  | Type error: no\n"), "{said}");
+}
+
+#[test]
+fn progress_as_json_is_nothing_but_json() {
+    let Some(_) = bases() else { return };
+    let context = TestContext::small();
+    let lines = |build: &crate::context::Build| {
+        let stderr = build.output.stderr.clone();
+        let parse = |line: &str| serde_json::from_str::<Value>(line).unwrap_or_else(|_| panic!("{line}"));
+        stderr.lines().map(parse).map(|line| line["event"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let built = context.build(&[]);
+    built.digest();
+    assert_eq!(lines(&built).last().unwrap(), "end");
+    assert!(built.notes().iter().any(|note| note.starts_with("image ")), "{}", built.output);
+    context.write("apps/web/extra.sh", "exit 3\n");
+    let failed = context.build(&[]);
+    assert_eq!(lines(&failed)[lines(&failed).len() - 2..], ["error", "end"]);
+    let refused = context.build(&["--target", "no-such"]);
+    assert_eq!(
+        (refused.output.code, lines(&refused)),
+        (2, ["begin", "error", "end"].map(str::to_owned).to_vec())
+    );
+}
+
+#[test]
+fn files_that_cannot_be_in_the_context_are_named() {
+    use std::os::unix::ffi::OsStrExt;
+    let Some(_) = bases() else { return };
+    let context = TestContext::small();
+    let digest = context.build(&[]).digest().to_owned();
+    fs::write(context.path("apps/web").join(std::ffi::OsStr::from_bytes(b"caf\xe9\x1b.txt")), "x").unwrap();
+    fs::create_dir(context.path("apps/web/run")).unwrap();
+    std::os::unix::net::UnixListener::bind(context.path("apps/web/run/socket")).unwrap();
+    let built = context.build(&[]);
+    assert_eq!(built.digest(), digest);
+    assert_snapshot!(built.warnings().join("\n"), @r"
+    left out of the build context: fifos, sockets and devices: `apps/web/run/socket`
+    left out of the build context: names that are not UTF-8: `apps/web/caf\xe9\x1b.txt`
+    ");
+    let said = context.run(&["workspace"]).to_string();
+    assert!(said.contains(r"`apps/web/caf\xe9\x1b.txt`") && said.contains("`apps/web/run/socket`"), "{said}");
+}
+
+#[test]
+fn what_is_no_next_application_has_its_other_stages() {
+    let Some(_) = bases() else { return };
+    let context = TestContext::small();
+    context.edit("wbuild.toml", r#"app = "web""#, r#"app = "@small/lib""#);
+    context.edit("wbuild.toml", "[build]", "[build]\ntask = \"generate\"");
+    let built = context.build(&["--target", "builder"]);
+    built.digest();
+    let files = Layout::open(&context.path(".wbuild/image/small-lib.builder")).files();
+    assert!(files.contains_key("app/packages/lib/generated/lib.txt"));
+    context.build(&["--target", "deps"]).digest();
+    assert_eq!(context.build(&[]).output.code, 1);
+}
+
+#[test]
+fn each_stage_has_a_folder_of_its_own() {
+    let Some(_) = bases() else { return };
+    let context = TestContext::small();
+    let digest = context.build(&[]).digest().to_owned();
+    let base = context.build(&["--target", "base"]).digest().to_owned();
+    let index = |folder: &str| context.read(&format!(".wbuild/image/{folder}/index.json"));
+    assert!(index("web").contains(&digest) && index("web.base").contains(&base));
+}
+
+#[test]
+fn another_folder_for_the_output_of_next() {
+    let Some(_) = bases() else { return };
+    let context = TestContext::small();
+    context.edit("apps/web/next.config.js", "module.exports = {", "module.exports = {\n  distDir: 'out',");
+    let script = context.read("apps/web/build.sh").replace(".next", "out");
+    context.write("apps/web/build.sh", &script);
+    context.edit("turbo.json", ".next/**\", \"!.next/cache", "out/**\", \"!out/cache");
+    context.build(&[]).digest();
+    let files = Layout::open(&context.path(".wbuild/image/web")).files();
+    assert!(files.contains_key("app/apps/web/out/static/site.css"), "{files:?}");
+    assert!(files.contains_key("app/apps/web/server.js"));
+    assert_eq!(context.cached("runs"), ["run\n"]);
+}
+
+#[test]
+fn an_archive_can_be_run() {
+    let Some(_) = bases() else { return };
+    let context = TestContext::small();
+    context.build(&["--output", "../web.tar"]).digest();
+    let said = context.run(&["run", "../web.tar", "--network", "none"]);
+    assert_eq!(said.stdout, "hello: the first page, apple, 1001\n", "{said}");
+    fs::write(context.folder().join("other.tar"), "not an archive").unwrap();
+    assert_snapshot!(context.refused(&["run", "../other.tar"]), @"
+    exit 1
+    -- stderr
+    error: cannot read `../other.tar` as an OCI archive
+      caused by: failed to read entire block
+    ");
+}
+
+#[test]
+fn a_port_that_is_taken() {
+    let Some(_) = bases() else { return };
+    let context = TestContext::small();
+    context.build(&[]).digest();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let asked = context.refused(&["run", ".wbuild/image/web", "--publish", &format!("{port}:3000")]);
+    assert_snapshot!(asked.replace(&port, "[PORT]"), @"
+    exit 1
+    -- stderr
+    error: port [PORT] of 127.0.0.1 is taken
+    hint: `--publish 0:3000` takes any free port and says which
+    ");
+    // One that only the image names moves.
+    context.edit("wbuild.toml", "expose = [3000]", &format!("expose = [{port}]"));
+    context.build(&[]).digest();
+    let said = context.run(&["run", ".wbuild/image/web"]);
+    assert!(said.code == 0 && said.stderr.contains(&format!("port {port} is http://127.0.0.1:")), "{said}");
 }
 
 #[test]
@@ -262,7 +470,6 @@ fn a_failing_task() {
       full log: [TEST]/state/logs/[BUILD]/016-builder--web-build.log
     failed after [TIME]: built 3 of 4 steps, 1 failed
     error: [builder] web#build: `pnpm run build` did not complete successfully: exit code 3; its full log is `[TEST]/state/logs/[BUILD]/016-builder--web-build.log`
-    hint: files that lie near but are not among its inputs: `package.json`, `pnpm-lock.yaml`, `pnpm-workspace.yaml`, `turbo.json`, `wbuild.toml`; if it needs one, add it to `inputs` of `web#build` in turbo.json
     ");
     let log = said.stderr.split("full log: ").nth(1).and_then(|rest| rest.lines().next()).unwrap();
     let log = fs::read_to_string(log).unwrap();
@@ -294,8 +501,8 @@ fn undeclared_outputs_are_dropped_and_named() {
     );
     let failed = context.build(&[]);
     assert_eq!(failed.output.code, 1);
-    let hints = failed.output.stderr.lines().filter(|line| line.starts_with("hint")).collect::<Vec<_>>();
-    assert!(hints.iter().any(|hint| hint.contains("stray.txt")), "{hints:?}");
+    let error = failed.error();
+    assert!(error.lines().any(|line| line.starts_with("hint") && line.contains("stray.txt")), "{error}");
 }
 
 #[test]
@@ -449,12 +656,25 @@ fn an_output_that_cannot_be_written() {
     let Some(_) = bases() else { return };
     let context = TestContext::small();
     context.write("file", "");
+    // All of it is known before anything runs.
+    let flags = [
+        ["--output", "file"],
+        ["--output", "file/x.tar"],
+        ["--output", "apps"],
+        ["--iidfile", "nowhere/iid"],
+        ["--metadata-file", "apps"],
+    ];
+    for flag in flags {
+        let failed = context.build(&[&["--target", "base"][..], &flag].concat());
+        assert_eq!((failed.output.code, failed.steps("built").len()), (1, 0), "{flag:?} {}", failed.output);
+        assert!(!failed.events.iter().any(|event| event["event"] == "started"));
+    }
     let failed = context.build(&["--target", "base", "--output", "type=oci,dest=file/x,tar=false"]);
     assert_eq!(failed.output.code, 1);
     assert_snapshot!(failed.error(), @"
     exit 1
     -- stderr
-    error: cannot make the folder `file/x`
+    error: cannot write `file/x`
       caused by: Not a directory (os error 20)
     ");
 }

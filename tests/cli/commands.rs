@@ -25,7 +25,7 @@ fn workspace_says_what_is_in_and_why() {
 
     208 of 285 locked dependencies are needed
     not in the build context, besides what .dockerignore says
-      undeclared .env files (1): /.env.example
+      undeclared .env files (1): `.env.example`
     ");
     let json = context.run(&["workspace", "--app", "web", "--json"]);
     serde_json::from_str::<Value>(&json.stdout).unwrap();
@@ -35,7 +35,7 @@ fn workspace_says_what_is_in_and_why() {
 fn workspace_of_an_unknown_app() {
     let context = TestContext::example();
     assert_snapshot!(context.refused(&["workspace", "--app", "wbe"]), @"
-    exit 1
+    exit 2
     -- stderr
     error: no package of the workspace is called `wbe`
     hint 1: did you mean `web`?
@@ -47,6 +47,8 @@ fn workspace_of_an_unknown_app() {
 fn workspace_prune_writes_what_an_install_reads() {
     let context = TestContext::example();
     let said = context.run(&["workspace", "--app", "web", "prune", "../pruned"]);
+    assert_eq!(said.code, 0, "{said}");
+    let said = context.run(&["workspace", "prune", "../again", "--app", "web"]);
     assert_eq!(said.code, 0, "{said}");
     let pruned = context.folder().join("pruned");
     for there in [

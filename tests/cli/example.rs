@@ -277,6 +277,38 @@ fn other_tools(example: &Example) {
         let runtime: Value = serde_json::from_slice(&fs::read(bundle.join("config.json")).unwrap()).unwrap();
         assert_eq!(runtime["process"]["user"]["uid"], 1001);
         assert_eq!(runtime["process"]["args"], json!(["docker-entrypoint.sh", "node", "apps/web/server.js"]));
+        other_runtimes(&bundle, runtime);
+    }
+}
+
+/// Another container runtime starts the image, and its health endpoint answers there.
+fn other_runtimes(bundle: &Path, mut config: Value) {
+    const PROBE: &str = "require('http').get('http://127.0.0.1:3000/api/health', \
+        (answer) => process.exit(answer.statusCode === 200 ? 0 : 1)).on('error', () => process.exit(1))";
+    config["process"]["terminal"] = json!(false);
+    let mounts = config["mounts"].as_array_mut().unwrap();
+    mounts.retain(|mount| mount["type"] != "cgroup");
+    fs::write(bundle.join("config.json"), config.to_string()).unwrap();
+    for name in ["crun", "runc"] {
+        let id = format!("wbuild-test-{}", std::process::id());
+        let mut command = Command::new(name);
+        command.args(["run", "--bundle"]).arg(bundle).arg(&id).stdin(Stdio::null());
+        let Ok(mut child) = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn() else { continue };
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut said = String::new();
+        while !said.contains("Ready") && stdout.read_line(&mut said).unwrap() > 0 {}
+        let healthy = said.contains("Ready")
+            && Command::new(name).args(["exec", &id, "node", "-e", PROBE]).status().unwrap().success();
+        let _ = Command::new(name).args(["kill", &id, "KILL"]).output();
+        child.wait().unwrap();
+        let _ = Command::new(name).args(["delete", "--force", &id]).output();
+        if said.contains("Ready") {
+            assert!(healthy, "{name} started it, and it is not healthy:\n{said}");
+            return;
+        }
+        let mut reason = String::new();
+        child.stderr.take().unwrap().read_to_string(&mut reason).unwrap();
+        skip(&format!("{name} does not start anything here: {}", reason.trim()));
     }
 }
 

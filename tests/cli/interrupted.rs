@@ -29,7 +29,7 @@ fn interrupted_by(signal: Signal, mark: &str) {
     build.signal(signal);
     let build = build.finish(&context);
     assert_eq!(build.output.code, 130, "{}", build.output);
-    assert!(build.output.stderr.ends_with("interrupted\n"), "{}", build.output);
+    assert!(build.error().ends_with("interrupted"), "{}", build.output);
     assert_eq!(build.steps("cancelled"), ["[builder] web#build"]);
     assert_eq!(processes(mark), [0; 0], "no process is left");
     assert_eq!(context.listing(), before);

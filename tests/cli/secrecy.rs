@@ -92,6 +92,28 @@ fn secrets_reach_their_step_and_leave_no_trace() {
 }
 
 #[test]
+fn credentials_of_the_repository_reach_the_install_and_leave_no_trace() {
+    let Some(_) = bases() else { return };
+    let context = TestContext::small().env("NPM_TOKEN", "MARKOFTHENPMTOKEN");
+    context.write(".npmrc", "//registry.example/:_authToken=${NPM_TOKEN}\n");
+    let seen = "install) grep -q '_authToken=MARKOFTHE''NPMTOKEN' /root/.npmrc || exit 9; mkdir";
+    context.edit("wbuild.toml", "install) mkdir", &seen.replace('\'', "\""));
+    let forgotten = context.build(&[]);
+    assert_snapshot!(forgotten.warnings().join("\n"), @".npmrc: `${NPM_TOKEN}` stands in it, and no secret of that name was given");
+    assert_snapshot!(forgotten.error(), @"
+    exit 1
+    -- stderr
+    error: [deps] pnpm install: `pnpm install --frozen-lockfile` did not complete successfully: exit code 9; its full log is `[TEST]/state/logs/[BUILD]/006-deps--pnpm-install.log`
+    hint 1: `.npmrc` names `${NPM_TOKEN}`, and no secret of that name was given: --secret id=NPM_TOKEN,env=NPM_TOKEN
+    hint 2: pnpm sees only the manifests and the lockfile of the application's closure; `wbuild workspace` lists it
+    ");
+    let built = context.build(&["--secret", "id=NPM_TOKEN,env=NPM_TOKEN"]);
+    built.digest();
+    assert_eq!(built.warnings(), [""; 0]);
+    assert_eq!(context.traces("MARKOFTHENPMTOKEN"), [""; 0]);
+}
+
+#[test]
 fn a_secret_that_the_framework_bakes_is_the_one_exception() {
     let Some(_) = bases() else { return };
     let context = TestContext::small().env("KEY", "MARKOFTHEKEY");

@@ -46,7 +46,7 @@ fn unknown_commands_and_flags() {
     error: the following required arguments were not provided:
       <IMAGE>
 
-    Usage: wbuild run --home <DIR> <IMAGE> [-- <COMMAND>...]
+    Usage: wbuild run <IMAGE> [-- <COMMAND>...]
 
     For more information, try '--help'.
     ");
@@ -96,6 +96,23 @@ fn outputs() {
     exit 2
     -- stderr
     error: --output names nothing
+    hint: outputs are of the form type=oci,dest=FILE.tar or type=oci,dest=FOLDER,tar=false
+    ");
+}
+
+#[test]
+fn two_outputs_in_one_place() {
+    let context = TestContext::small();
+    assert_snapshot!(context.refused(&["image", "-o", "out", "-o", "type=oci,dest=out,tar=false"]), @"
+    exit 2
+    -- stderr
+    error: two outputs go to `out`
+    hint: give each a place of its own
+    ");
+    assert_snapshot!(context.refused(&["image", "-o", "-"]), @"
+    exit 2
+    -- stderr
+    error: the image cannot go to standard output, where its digest goes
     hint: outputs are of the form type=oci,dest=FILE.tar or type=oci,dest=FOLDER,tar=false
     ");
 }
@@ -156,13 +173,12 @@ fn secrets() {
     hint: --secret id=token,env=TOKEN
     ");
     assert_snapshot!(context.refused(&["image", "--secret", "id=token,src=no-such-file"]), @"
-    exit 1
+    exit 2
     -- stderr
-    error: cannot read the secret `token` from `no-such-file`
-      caused by: No such file or directory (os error 2)
+    error: cannot read the secret `token` from `no-such-file`: No such file or directory (os error 2)
     ");
     assert_snapshot!(context.refused(&["image", "--secret", "id=token,env=NO_SUCH"]), @"
-    exit 1
+    exit 2
     -- stderr
     error: the secret `token` comes from the variable `NO_SUCH`, which is not set
     ");
@@ -281,6 +297,31 @@ fn a_printed_spec_is_read_back_as_it_is() {
 }
 
 #[test]
+fn a_spec_can_be_printed_to_where_it_is_looked_for() {
+    for path in ["wbuild.toml", "apps/web/wbuild.toml"] {
+        let context = TestContext::example();
+        let printed = context.run(&["image", "--print-spec"]).stdout;
+        for args in [&["image", "--print-spec"][..], &["image", "--print-spec", "--file", path]] {
+            let file = fs::File::create(context.path(path)).unwrap();
+            let status = context.command(args).stdout(file).status().unwrap();
+            assert!(status.success(), "{args:?}");
+            assert_eq!(context.read(path), printed);
+        }
+        context.write(path, "");
+        assert!(context.refused(&["image"]).contains(path), "only for whoever prints it is it not there");
+    }
+}
+
+#[test]
+fn a_workspace_without_turbo_json() {
+    let context = TestContext::example();
+    context.remove("turbo.json");
+    let said = context.run(&["workspace"]);
+    assert!(said.code == 0 && said.stdout.contains("@repo/ui"), "{said}");
+    assert!(context.refused(&["image"]).contains("there is no turbo.json"));
+}
+
+#[test]
 fn what_is_inferred_is_what_the_example_says() {
     let context = TestContext::example();
     let inferred = context.run(&["image", "--print-spec"]);
@@ -385,6 +426,16 @@ fn the_workspace_is_found_from_a_folder_in_it() {
 }
 
 #[test]
+fn looking_at_a_state_directory_does_not_make_it() {
+    let context = TestContext::empty();
+    for command in ["du", "verify", "prune"] {
+        let said = context.run(&["cache", command]);
+        assert!(said.code == 0 && said.stdout.starts_with("there is no state directory"), "{said}");
+    }
+    assert!(!context.state().exists());
+}
+
+#[test]
 fn the_state_directory_is_where_it_is_said_to_be() {
     let context = TestContext::small();
     context.run(&["image"]);
@@ -395,6 +446,9 @@ fn the_state_directory_is_where_it_is_said_to_be() {
     let context = TestContext::small();
     context.command(&["image"]).env_remove("WBUILD_HOME").output().unwrap();
     assert!(context.folder().join("home/.cache/wbuild").exists());
+    let context = TestContext::small().env("WBUILD_HOME", "");
+    context.run(&["image"]);
+    assert!(context.folder().join("home/.cache/wbuild").exists(), "an empty variable is none");
     let context = TestContext::small();
     let cache = context.folder().join("xdg");
     context.command(&["image"]).env_remove("WBUILD_HOME").env("XDG_CACHE_HOME", &cache).output().unwrap();

@@ -51,8 +51,9 @@ pub(crate) enum Command {
 /// Where state is kept.
 #[derive(Debug, Args)]
 pub(crate) struct HomeArgs {
-    /// The state directory: cache, records, logs [default: wbuild in the XDG cache directory]
-    #[arg(long = "home", env = "WBUILD_HOME", value_name = "DIR", global = true)]
+    /// The state directory: cache, records, logs [env: WBUILD_HOME] [default: wbuild in the XDG cache directory]
+    // Not clap's `env`: a variable that is set would make the usage line show the flag as if it had to be given.
+    #[arg(long = "home", value_name = "DIR", global = true)]
     pub(crate) home: Option<PathBuf>,
 }
 
@@ -68,15 +69,15 @@ pub(crate) struct ProgressArgs {
 #[derive(Debug, Args)]
 pub(crate) struct AppArgs {
     /// The app's package name or folder [default: what the spec says, or the only Next.js app]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", global = true)]
     pub(crate) app: Option<String>,
 
     /// The spec [default: wbuild.toml of the app or of the workspace root; inferred where there is none]
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE", global = true)]
     pub(crate) file: Option<PathBuf>,
 
     /// Start looking for the workspace in this folder instead of the current one
-    #[arg(short = 'C', long = "directory", value_name = "DIR")]
+    #[arg(short = 'C', long = "directory", value_name = "DIR", global = true)]
     pub(crate) directory: Option<PathBuf>,
 }
 
@@ -110,7 +111,7 @@ pub(crate) struct ImageArgs {
     #[arg(long = "label", value_name = "NAME=VALUE")]
     pub(crate) labels: Vec<String>,
 
-    /// What to write: type=oci,dest=PATH[,tar=false] [default: the folder .wbuild/image/APP of the workspace]
+    /// What to write: type=oci,dest=PATH[,tar=false], or FILE.tar or FOLDER for short [default: the folder .wbuild/image/APP of the workspace]
     #[arg(short, long = "output", value_name = "SPEC")]
     pub(crate) outputs: Vec<String>,
 
@@ -241,6 +242,10 @@ pub(crate) struct BuildArgs {
     #[arg(long)]
     pub(crate) no_cache: bool,
 
+    /// Reuse no step of these stages
+    #[arg(long, value_name = "STAGE")]
+    pub(crate) no_cache_filter: Vec<String>,
+
     /// Check the Dockerfile and build nothing
     #[arg(long)]
     pub(crate) check: bool,
@@ -275,7 +280,7 @@ pub(crate) struct BuildArgs {
 /// `wbuild run`.
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
-    /// An OCI layout: DIR[:TAG], as `wbuild image` writes it
+    /// An image as `wbuild image` writes it: an OCI layout, DIR[:TAG], or a tar of one
     pub(crate) image: String,
 
     /// A command instead of the image's own
@@ -286,7 +291,7 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     pub(crate) until_healthy: bool,
 
-    /// Forward a port of 127.0.0.1 [default: every port that the image EXPOSEs]
+    /// Forward a port of 127.0.0.1 (0 is any free one) [default: every port that the image EXPOSEs, or the next free one]
     #[arg(short, long = "publish", value_name = "[HOST:]PORT")]
     pub(crate) publish: Vec<String>,
 

@@ -17,8 +17,7 @@ use clap::{CommandFactory, Parser};
 
 use args::{Cli, Command};
 use commands::{Failure, Session};
-use progress::Terminal;
-use render::{render_diagnostics, render_error};
+use progress::{Clock, Progress, ProgressMode, Terminal};
 
 /// Exit codes: 0 done, 1 it failed, 2 wrong usage, 130 interrupted.
 mod exit {
@@ -37,8 +36,12 @@ pub fn main() -> ExitCode {
         }
     };
     let session = Session { variable: |name| std::env::var(name).ok(), cancellation: Default::default() };
+    let mode = match &cli.command {
+        Command::Image(args) => args.progress.progress,
+        _ => ProgressMode::Plain,
+    };
     if let Err(error) = interrupt::cancel_on_signal(session.cancellation.clone()) {
-        return fail(&Failure::Failed { error: Box::new(error), hints: Vec::new() });
+        return fail(Failure::Failed { error: Box::new(error), hints: Vec::new() }, mode);
     }
     let done = match &cli.command {
         Command::Image(args) => commands::image::run(args, &session).map(|()| ExitCode::SUCCESS),
@@ -55,34 +58,23 @@ pub fn main() -> ExitCode {
     };
     match done {
         Ok(code) => code,
-        Err(failure) => fail(&failure),
+        // What was said already is not said again.
+        Err(Failure::Said(code)) => ExitCode::from(code),
+        Err(failure) => fail(failure, mode),
     }
 }
 
+/// Says why the command failed, in the form that was asked for.
 #[expect(clippy::print_stderr, reason = "the one place where errors are shown")]
-fn fail(failure: &Failure) -> ExitCode {
-    let theme = Terminal::stderr().theme();
-    match failure {
-        Failure::Usage { message, hints } => {
-            eprint!("{}", render_error(&UsageError(message.clone()), hints, &theme));
-            ExitCode::from(exit::USAGE)
-        }
-        Failure::Failed { error, hints } => {
-            eprint!("{}", render_error(&**error, hints, &theme));
-            ExitCode::from(exit::FAILED)
-        }
-        Failure::Diagnostics(diagnostics) => {
-            eprint!("{}", render_diagnostics(diagnostics, &theme));
-            ExitCode::from(exit::FAILED)
-        }
-        Failure::Interrupted => {
-            eprintln!("interrupted");
-            ExitCode::from(exit::INTERRUPTED)
-        }
-    }
+fn fail(failure: Failure, mode: ProgressMode) -> ExitCode {
+    let terminal = Terminal::stderr();
+    let failure = match mode {
+        ProgressMode::Json => match Progress::new(mode, std::io::stderr(), &terminal, Clock::start()) {
+            Ok(progress) => failure.shown_by(progress, mode),
+            Err(_) => failure,
+        },
+        _ => failure,
+    };
+    eprint!("{}", failure.render(&terminal.theme()));
+    ExitCode::from(failure.exit_code())
 }
-
-/// The arguments make no sense.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct UsageError(String);

@@ -42,8 +42,8 @@ impl IgnoreRules {
 }
 
 fn compile(path: PathBuf, bytes: &[u8]) -> Result<IgnoreRules, IgnoreFileError> {
-    IgnoreRules::parse(&path.to_string_lossy(), bytes)
-        .map_err(|diagnostics| IgnoreFileError::Invalid { path, diagnostics })
+    let name = path.strip_prefix(".").unwrap_or(&path).to_string_lossy();
+    IgnoreRules::parse(&name, bytes).map_err(|diagnostics| IgnoreFileError::Invalid { path, diagnostics })
 }
 
 fn read(path: &Path, inside: &[&Path]) -> Result<Option<Vec<u8>>, IgnoreFileError> {

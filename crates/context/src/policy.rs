@@ -11,7 +11,7 @@ pub enum Policy {
     /// root. Only `.wbuild/` is left out besides, and a socket becomes an empty file.
     Dockerfile,
     /// What a fresh clone would hold: modes as git has them, one constant time, no empty directories, nothing that is
-    /// neither file, directory nor link; and nothing that installing and building leaves behind.
+    /// neither file, directory nor link, and no name that is not UTF-8; and nothing that installing and building leaves behind.
     Workspace,
 }
 
@@ -92,10 +92,10 @@ impl ListOptions {
         if let Some(exclusion) = self.exclusions.iter().find(|exclusion| (exclusion.test)(path, directory)) {
             return Some(LeftOutReason::Output(exclusion.label.clone()));
         }
-        match kind {
-            FileKind::File | FileKind::Directory | FileKind::Symlink => None,
-            _ => Some(LeftOutReason::Special),
+        if !matches!(kind, FileKind::File | FileKind::Directory | FileKind::Symlink) {
+            return Some(LeftOutReason::Special);
         }
+        std::str::from_utf8(name).is_err().then_some(LeftOutReason::Name)
     }
 }
 
@@ -127,6 +127,15 @@ pub enum LeftOutReason {
     Output(String),
     /// A fifo, socket or device.
     Special,
+    /// A name that is no UTF-8: no file of a workspace could refer to it.
+    Name,
+}
+
+impl LeftOutReason {
+    /// Whether a person will hardly expect it, so that it must be said for each path and not only be counted.
+    pub fn is_surprising(&self) -> bool {
+        matches!(self, Self::Special | Self::Name)
+    }
 }
 
 impl fmt::Display for LeftOutReason {
@@ -139,6 +148,7 @@ impl fmt::Display for LeftOutReason {
             Self::Environment => f.write_str("undeclared .env files"),
             Self::Output(label) => write!(f, "outputs of {label}"),
             Self::Special => f.write_str("fifos, sockets and devices"),
+            Self::Name => f.write_str("names that are not UTF-8"),
         }
     }
 }

@@ -289,6 +289,7 @@ fn check_lint(id: &str, case: &Value, bytes: Vec<u8>) {
         stages: None,
         base: &|name| Some(BaseImage { facts: base(name), ..BaseImage::default() }),
         ignored: ignored.as_ref().map(|list| list as &dyn Ignored),
+        context: None,
     }
     .run();
     let mut found: Vec<Value> =

@@ -34,6 +34,7 @@ fn lint(text: &str) -> usize {
         stages: None,
         base: &|_| Some(BaseImage::default()),
         ignored: None,
+        context: None,
     }
     .run();
     report.findings.len()

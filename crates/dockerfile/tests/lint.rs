@@ -5,8 +5,10 @@ mod common;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use wbuild_dockerfile::lint::{BUILDKIT_RULES, BaseImage, Ignored, Lint, LintReport, OWN_RULES};
-use wbuild_dockerfile::{GlobalScope, Source, parse};
+use wbuild_dockerfile::lint::{
+    BUILDKIT_RULES, BaseImage, ContextFiles, Ignored, Lint, LintReport, OWN_RULES, WorkspacePackage,
+};
+use wbuild_dockerfile::{GlobalScope, Source, TransferStep, parse};
 use wbuild_oci::Platform;
 
 struct Setup<'a> {
@@ -16,11 +18,20 @@ struct Setup<'a> {
     own: bool,
     base: BaseImage,
     ignored: Option<Patterns>,
+    context: Option<Context>,
 }
 
 impl<'a> Setup<'a> {
     fn new(text: &'a str) -> Self {
-        Self { text, build_args: &[], stages: None, own: false, base: BaseImage::default(), ignored: None }
+        Self {
+            text,
+            build_args: &[],
+            stages: None,
+            own: false,
+            base: BaseImage::default(),
+            ignored: None,
+            context: None,
+        }
     }
 
     fn run(&self) -> LintReport {
@@ -37,6 +48,7 @@ impl<'a> Setup<'a> {
             stages: self.stages.as_ref(),
             base: &|_| Some(self.base.clone()),
             ignored: self.ignored.as_ref().map(|ignored| ignored as &dyn Ignored),
+            context: self.context.as_ref().map(|context| context as &dyn ContextFiles),
         }
         .run()
     }
@@ -48,6 +60,68 @@ impl<'a> Setup<'a> {
 
 fn found(text: &str) -> Vec<String> {
     Setup::new(text).found()
+}
+
+/// A workspace of four packages, `web` needs `ui` and `tsconfig`; and files with secrets.
+struct Context {
+    suspects: Vec<String>,
+    packages: Vec<WorkspacePackage>,
+}
+
+impl Context {
+    fn new() -> Self {
+        let package = |directory: &str, name: &str| WorkspacePackage {
+            directory: directory.to_owned(),
+            name: name.to_owned(),
+        };
+        Self {
+            suspects: [".env", "apps/web/.env", "ca.pem"].map(str::to_owned).to_vec(),
+            packages: vec![
+                package("apps/web", "web"),
+                package("packages/database", "@repo/database"),
+                package("packages/tsconfig", "@repo/tsconfig"),
+                package("packages/ui", "@repo/ui"),
+            ],
+        }
+    }
+}
+
+impl ContextFiles for Context {
+    fn suspects(&self) -> &[String] {
+        &self.suspects
+    }
+
+    fn text(&self, path: &str) -> Option<String> {
+        let text = match path {
+            "apps/web/.env" => "SESSION_SECRET=0123456789abcdef",
+            ".env" => "PORT=3000",
+            "ca.pem" => "-----BEGIN CERTIFICATE-----",
+            _ => return None,
+        };
+        Some(text.to_owned())
+    }
+
+    fn taken(&self, step: &TransferStep, paths: &[String]) -> Vec<bool> {
+        let mut taken = vec![false; paths.len()];
+        for (source, _) in &step.sources {
+            let mounted = self.mounted(source, paths);
+            taken.iter_mut().zip(mounted).for_each(|(taken, mounted)| *taken |= mounted);
+        }
+        taken
+    }
+
+    fn packages(&self) -> &[WorkspacePackage] {
+        &self.packages
+    }
+
+    fn closure(&self, directory: &str) -> Vec<String> {
+        let closure: &[&str] = match directory {
+            "apps/web" => &["", "apps/web", "packages/database", "packages/tsconfig", "packages/ui"],
+            "packages/tsconfig" => &["", "packages/tsconfig"],
+            _ => return vec![String::new(), directory.to_owned(), "packages/tsconfig".to_owned()],
+        };
+        closure.iter().map(|directory| (*directory).to_owned()).collect()
+    }
 }
 
 struct Patterns(&'static [&'static str]);
@@ -355,10 +429,9 @@ fn own_rules_are_named_apart_and_silent_unless_asked_for() {
     assert!(OWN_RULES.iter().all(|rule| rule.is_own()) && !BUILDKIT_RULES.iter().any(|rule| rule.is_own()));
     let text = "FROM node\nCMD [\"x\"]";
     assert!(found(text).is_empty());
-    assert_eq!(
-        own(text),
-        [("wbuild/LatestTag", 1), ("wbuild/RootUser", 1), ("wbuild/MissingHealthcheck", 1)]
-    );
+    assert_eq!(own(text), [("wbuild/LatestTag", 1), ("wbuild/RootUser", 1)]);
+    assert_eq!(own("FROM a:1\nUSER x\nEXPOSE 80"), [("wbuild/MissingHealthcheck", 1)]);
+    assert!(own("FROM a:1\nUSER x\nEXPOSE 80\nHEALTHCHECK NONE").is_empty());
     assert!(
         own(
             "# check=skip=wbuild/LatestTag,wbuild/RootUser,wbuild/MissingHealthcheck\nFROM node\nCMD [\"x\"]"
@@ -376,6 +449,17 @@ fn files_that_are_stored_twice() {
     );
     assert!(own("FROM a:1\nCOPY . /app\nRUN mkdir /data && chown -R node /data").is_empty());
     assert!(own("FROM a:1\nCOPY . /app\nRUN chown node /app/x").is_empty());
+    let installed = "FROM a:1\nWORKDIR /app\nRUN --mount=type=cache,target=/root/.npm npm ci\n";
+    assert_eq!(own(&format!("{installed}RUN chown -R node /app")), [("wbuild/ChangedAgain", 4)]);
+    assert!(own(&format!("{installed}RUN chown -R node /data")).is_empty());
+    assert!(
+        own("FROM a:1\nRUN --mount=type=cache,target=/root/.npm npm ci && chown -R node node_modules")
+            .is_empty()
+    );
+    assert!(
+        own("FROM a:1\nCOPY . /app\n# check=skip=wbuild/ChangedAgain\nRUN chown -R node:node /app")
+            .is_empty()
+    );
 }
 
 #[test]
@@ -389,6 +473,14 @@ fn caches_of_package_managers() {
         ("npm install -g turbo pnpm@10.18.2", true),
         ("--mount=type=cache,target=/root/.npm npm ci", false),
         ("npm run build", false),
+        ("pnpm install --frozen-lockfile", true),
+        ("--mount=type=cache,target=/root/.local/share/pnpm/store pnpm install", false),
+        ("pnpm run build", false),
+        ("yarn --frozen-lockfile", true),
+        ("yarn --version", false),
+        ("yarn build", false),
+        ("yarn install && yarn cache clean", false),
+        ("python3 -m pip install x", true),
         ("pip install x", true),
         ("pip install --no-cache-dir x", false),
         ("dnf -y install x && dnf clean all", false),
@@ -431,4 +523,95 @@ fn the_original_web_image() {
     assert!(found(web).is_empty());
     let fixed = web.replace("USER nextjs", "USER nextjs\nENV HOSTNAME=0.0.0.0");
     assert_eq!(own(&fixed), [("wbuild/PackageCache", 3)]);
+}
+
+fn own_in_context(text: &str) -> Vec<String> {
+    let setup = Setup { own: true, context: Some(Context::new()), ..Setup::new(text) };
+    let findings = setup.run().findings;
+    findings
+        .iter()
+        .filter(|finding| matches!(finding.rule.name, "wbuild/MissingManifest" | "wbuild/SecretFile"))
+        .map(|finding| format!("{finding} {}", finding.hints[0]))
+        .collect()
+}
+
+#[test]
+fn secrets_in_files_of_the_context() {
+    assert_eq!(
+        own_in_context("FROM a:1\nCOPY . ."),
+        [
+            "wbuild/SecretFile: `apps/web/.env` holds what looks like a value for `SESSION_SECRET`, and is copied into a \
+             layer (line 2) keep it out: write `**/.env` in the ignore file"
+        ]
+    );
+    // Known by name only: it is not there yet.
+    assert_eq!(own_in_context("FROM a:1\nCOPY .npmrc /").len(), 1);
+    for text in [
+        "FROM a:1\nCOPY .env ca.pem /",
+        "FROM a:1\nCOPY packages packages",
+        "FROM a:1\nCOPY --from=b:1 . .",
+        "FROM a:1\n# check=skip=wbuild/SecretFile\nCOPY . .",
+    ] {
+        assert!(own_in_context(text).is_empty(), "{text}");
+    }
+}
+
+/// The beginning of the original Dockerfile.web.
+const TWO_MANIFESTS: &str = "FROM a:1 AS deps\nWORKDIR /app\nCOPY pnpm-workspace.yaml package.json pnpm-lock.yaml ./\n\
+     COPY apps/web/package.json ./apps/web/package.json\n\
+     COPY packages/database/package.json ./packages/database/package.json\n";
+
+#[test]
+fn missing_manifests_are_named_ready_to_paste() {
+    for (install, names) in [
+        ("pnpm install --frozen-lockfile --filter=web...", "`web` needs"),
+        ("corepack enable && pnpm -F './apps/web...' i", "`web` needs"),
+        ("pnpm install", "`web` and `@repo/database` need"),
+    ] {
+        assert_eq!(
+            own_in_context(&format!("{TWO_MANIFESTS}RUN {install}\nCOPY . /app\n# check=skip=all\nCOPY . .")),
+            [
+                format!(
+                    "wbuild/MissingManifest: pnpm installs without `packages/tsconfig/package.json` and \
+                     `packages/ui/package.json`, which {names}: it says nothing, and leaves links that lead nowhere (line 6) \
+                     add above line 6:\nCOPY packages/tsconfig/package.json ./packages/tsconfig/package.json\n\
+                     COPY packages/ui/package.json ./packages/ui/package.json"
+                ),
+                "wbuild/SecretFile: `apps/web/.env` holds what looks like a value for `SESSION_SECRET`, and is copied into a \
+                 layer (line 7) keep it out: write `**/.env` in the ignore file"
+                    .to_owned()
+            ],
+            "{install}"
+        );
+    }
+}
+
+#[test]
+fn installs_that_have_all_they_need_are_not_reported() {
+    for rest in [
+        "COPY packages/ui/package.json packages/ui/\nCOPY packages/tsconfig packages/tsconfig\nRUN pnpm install --filter=web...",
+        "COPY packages packages\nRUN pnpm install",
+        "RUN --mount=type=bind,source=packages,target=packages pnpm install --filter=web...",
+        // Not an install of the workspace with what it needs, or not understood.
+        "RUN pnpm install --prod --filter=web...",
+        "RUN pnpm install --filter=web",
+        "RUN pnpm install --filter='...[origin/main]'",
+        "RUN pnpm fetch",
+        "RUN pnpm add -g turbo",
+        "RUN npm install",
+        // Others brought what is not known here.
+        "COPY --from=b:1 /out/json/ ./\nRUN pnpm install",
+        // The first one only fills the store.
+        "RUN pnpm install\nCOPY packages packages\nRUN pnpm install --offline",
+        "# check=skip=wbuild/MissingManifest\nRUN pnpm install --filter=web...",
+    ] {
+        let text = format!("{TWO_MANIFESTS}{rest}");
+        assert!(own_in_context(&text).is_empty(), "{rest}: {:?}", own_in_context(&text));
+    }
+    assert!(own_in_context("FROM a:1\nCOPY apps/web/package.json ./\nRUN pnpm install").is_empty());
+    let skipped = format!("# check=skip=wbuild/MissingManifest\n{TWO_MANIFESTS}RUN pnpm install");
+    assert!(own_in_context(&skipped).is_empty());
+    // A stage on the stage goes on from there.
+    let later = format!("{TWO_MANIFESTS}FROM deps\nRUN pnpm install --filter=web...");
+    assert_eq!(own_in_context(&later).len(), 1);
 }

@@ -141,6 +141,7 @@ fn exercise(source: &Source) {
         stages: None,
         base: &|_| Some(BaseImage::default()),
         ignored: None,
+        context: None,
     }
     .run();
     check_places(text, &report.errors);

@@ -72,17 +72,18 @@ fn each_file(trees: &dyn TreeSource, tree: &Subtree, visit: EachFile<'_>) -> Res
     })
 }
 
-/// In which files two results of one key differ, as text for a person; `None` when they do not.
+/// In which files two results of one key differ, as text for a person; `None` when they do not, or only in those of
+/// `expected`.
 pub(crate) fn difference(
     trees: &dyn TreeSource,
     old: &Subtree,
     new: &Subtree,
+    expected: &[EntryPath],
 ) -> Result<Option<String>, TreeLoadError> {
-    let found = changes(trees, old, new, NAMED + 1)?;
-    if found.is_empty() {
-        return Ok(None);
-    }
-    Ok(Some(named(found.iter().map(Change::path))))
+    let changes = changes(trees, old, new, NAMED + 1 + expected.len())?;
+    let found: Vec<&EntryPath> =
+        changes.iter().map(Change::path).filter(|path| !expected.contains(path)).collect();
+    Ok((!found.is_empty()).then(|| named(found.into_iter())))
 }
 
 /// Paths in a row, the first few.

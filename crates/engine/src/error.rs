@@ -1,7 +1,8 @@
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
 use wbuild_executor::{ExecError, NoIsolation, Status, WithinError};
 use wbuild_graph::DeltaId;
 use wbuild_report::{Diagnostic, Hint};
@@ -80,7 +81,7 @@ pub enum EngineError {
     #[error("cannot use the image")]
     Layout(#[from] wbuild_image::LayoutError),
     /// A base image for another machine.
-    #[error("the base image `{reference}` is for {found}, and {wanted} is wanted")]
+    #[error("the image `{reference}` is for {found}, and {wanted} is wanted")]
     WrongPlatform {
         /// As written.
         reference: String,
@@ -103,6 +104,33 @@ pub enum EngineError {
         /// Why.
         #[source]
         source: wbuild_layer::WriteError,
+    },
+    /// A layer of a base image cannot be unpacked.
+    #[error("cannot unpack `{}`, a layer of the base image", blob.display())]
+    BaseLayer {
+        /// Its blob, in the layout.
+        blob: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<wbuild_snapshot::SnapshotError>,
+    },
+    /// A layer of a base image cannot be copied.
+    #[error("cannot read `{}`, a layer of the base image", blob.display())]
+    BaseBlob {
+        /// Its blob, in the layout.
+        blob: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<wbuild_image::ExportError>,
+    },
+    /// There is no space left where results go.
+    #[error("there is no space left for the state directory `{}`", home.display())]
+    Full {
+        /// The state directory.
+        home: PathBuf,
+        /// What could not be written.
+        #[source]
+        source: Box<EngineError>,
     },
     /// The files of a delta are gone: they are made again.
     #[error("the files of {} are no longer in the store", delta.name())]
@@ -240,6 +268,32 @@ impl EngineError {
     pub fn is_lost(&self) -> bool {
         is_lost(self)
     }
+
+    /// The same, with the name of the state directory if its disk is full.
+    pub(crate) fn on_disk_of(self, home: &Path) -> Self {
+        // What a helper says comes as text.
+        let told = matches!(&self, Self::Helper { source, .. } if full_in_words(source));
+        if matches!(self, Self::Full { .. }) || !(told || is_full(&self)) {
+            return self;
+        }
+        Self::Full { home: home.to_owned(), source: Box::new(self) }
+    }
+}
+
+/// Whether a full disk is at the bottom of an error.
+fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
+    let kind =
+        |error: &io::Error| matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+    let system = error.downcast_ref::<io::Error>();
+    matches!(error.downcast_ref(), Some(&(Errno::NOSPC | Errno::DQUOT)))
+        || system.is_some_and(kind)
+        || system.and_then(io::Error::get_ref).is_some_and(|inner| is_full(inner))
+        || error.source().is_some_and(is_full)
+}
+
+fn full_in_words(error: &WithinError) -> bool {
+    let full = io::Error::from_raw_os_error(Errno::NOSPC.raw_os_error()).to_string();
+    error.to_string().contains(&full)
 }
 
 /// Whether anything in an error's chain says that something in the store is gone or damaged. Errors that pass their
@@ -275,6 +329,9 @@ fn is_lost(error: &(dyn std::error::Error + 'static)) -> bool {
         || error.source().is_some_and(is_lost)
 }
 
+/// What to do about a base image that is damaged.
+pub(crate) const BASE_AGAIN: &str = "make the layout of the base image anew (scripts/base-image does), or name another one with --build-context";
+
 /// Whether permissions are at the bottom of an error.
 fn is_denied(error: &(dyn std::error::Error + 'static)) -> bool {
     let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
@@ -284,13 +341,30 @@ fn is_denied(error: &(dyn std::error::Error + 'static)) -> bool {
 impl Hint for EngineError {
     fn hints(&self) -> Vec<String> {
         match self {
+            error if error.is_lost() => vec![
+                "`wbuild cache verify` finds all that is damaged in the state directory and drops it; the next build makes it again"
+                    .to_owned(),
+            ],
+            Self::Full { .. } => vec![
+                "free space on that disk; `wbuild cache prune` removes what has not been used for longest".to_owned(),
+                "`WBUILD_HOME` names another state directory".to_owned(),
+            ],
+            Self::BaseBlob { .. } => vec![BASE_AGAIN.to_owned()],
+            Self::BaseLayer { source, .. } => {
+                let mut hints = source.hints();
+                hints.push(BASE_AGAIN.to_owned());
+                hints
+            }
             Self::Step(failure) => failure.hints.clone(),
             Self::Exec(error) => error.hints(),
             Self::NoIsolation(error) => error.hints(),
             Self::Store(error) => error.hints(),
             Self::Context(error) => error.hints(),
             Self::File(error) => error.hints(),
-            Self::Layout(error) => error.hints(),
+            Self::Layout(error) => {
+                let hints = error.hints();
+                if hints.is_empty() { vec![BASE_AGAIN.to_owned()] } else { hints }
+            }
             Self::Assemble(error) => error.hints(),
             Self::Export(error) => error.hints(),
             Self::Snapshot(error) => error.hints(),

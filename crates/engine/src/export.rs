@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 use wbuild_frontend::{RowDelta, Target};
 use wbuild_graph::{DeltaId, FieldValue, Preimage, Snapshot};
-use wbuild_image::{Assembly, BlobFiles, Image, LayerRef, Row, assemble};
+use wbuild_image::{Assembly, BlobFiles, ExportError, Image, LayerRef, Row, assemble};
 use wbuild_layer::{Contents, Recipe, Times, write_layer};
 use wbuild_oci::{Descriptor, DiffId, Digest, HistoryEntry};
 use wbuild_store::{RecordMeta, Ref, Store, seal_time};
@@ -54,6 +55,8 @@ pub struct BuiltImage {
     pub layers: Vec<BuiltLayer>,
     store: Store,
     base: Option<Arc<OpenedImage>>,
+    /// Whether a layer turned out to be damaged when it was written somewhere.
+    lost_layers: AtomicBool,
 }
 
 impl BuiltImage {
@@ -61,16 +64,38 @@ impl BuiltImage {
     pub fn size(&self) -> u64 {
         self.layers.iter().map(|layer| layer.size).sum()
     }
+
+    /// Why the image could not be written, with what is behind it: a layer that is damaged is dropped, so that the next
+    /// export writes it anew, and one of the base image is named.
+    pub fn not_written(&self, error: ExportError) -> EngineError {
+        let ExportError::Blob { digest, .. } = &error else { return error.into() };
+        if let Some(base) = self.base_blob(digest) {
+            return EngineError::BaseBlob { blob: base, source: Box::new(error) };
+        }
+        match self.store.check_blob(digest) {
+            Err(lost) if lost.is_lost() => {
+                self.lost_layers.store(true, Ordering::Relaxed);
+                lost.into()
+            }
+            _ => error.into(),
+        }
+    }
+
+    /// Whether [`not_written`](Self::not_written) came upon a layer that has to be written anew.
+    pub fn has_lost_layers(&self) -> bool {
+        self.lost_layers.load(Ordering::Relaxed)
+    }
+
+    fn base_blob(&self, digest: &Digest) -> Option<PathBuf> {
+        let base = self.base.as_ref()?;
+        let of_base = base.image.layers.iter().any(|layer| layer.descriptor.digest == *digest);
+        of_base.then(|| base.blob_path(digest))
+    }
 }
 
 impl BlobFiles for BuiltImage {
     fn blob(&self, digest: &Digest) -> io::Result<PathBuf> {
-        if let Some(base) = &self.base
-            && base.image.layers.iter().any(|layer| layer.descriptor.digest == *digest)
-        {
-            return Ok(base.blob_path(digest));
-        }
-        Ok(self.store.blob_path(digest))
+        Ok(self.base_blob(digest).unwrap_or_else(|| self.store.blob_path(digest)))
     }
 
     fn seal(&self, digest: &Digest, size: u64) -> Option<SystemTime> {
@@ -99,6 +124,15 @@ impl Engine {
     /// # Errors
     /// When a layer cannot be written or the parts contradict each other.
     pub fn export(
+        &self,
+        target: &Target,
+        snapshot: &Snapshot,
+        options: &ExportOptions,
+    ) -> Result<BuiltImage, EngineError> {
+        self.image_of(target, snapshot, options).map_err(|error| error.on_disk_of(self.store.path()))
+    }
+
+    fn image_of(
         &self,
         target: &Target,
         snapshot: &Snapshot,
@@ -158,7 +192,7 @@ impl Engine {
         for document in [&image.config, &image.manifest] {
             self.store.put_bytes(&document.bytes)?;
         }
-        Ok(BuiltImage { image, layers, store: self.store.clone(), base })
+        Ok(BuiltImage { image, layers, store: self.store.clone(), base, lost_layers: AtomicBool::new(false) })
     }
 
     /// The layer of a delta on `below`, remembered or written; `None` when the delta is empty and `keep_empty` is not set.

@@ -9,6 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use wbuild_graph::{DeltaId, Snapshot};
+use wbuild_layer::LayerError;
 use wbuild_oci::Digest;
 use wbuild_snapshot::{
     CollectReply, CollectRequest, CollectTimes, Disk, LayerSource, Mtimes, Override, Owners, SnapshotError,
@@ -334,7 +335,16 @@ impl Engine {
                 };
                 let source = LayerSource { diff_id: *layer, blob: base.descriptor.digest, open: &open };
                 let view = if below.deltas.is_empty() { None } else { Some(self.view(below)?) };
-                unpack_layer(&self.store, &source, disk.owners, view.as_ref()).map(|_| ()).map_err(gone)
+                let unpacked = unpack_layer(&self.store, &source, disk.owners, view.as_ref());
+                unpacked.map(|_| ()).map_err(|error| match gone(error) {
+                    error @ EngineError::Snapshot(SnapshotError::Layer(LayerError::Disk { .. })) => error,
+                    // What the blob has in it, or that it cannot be read.
+                    EngineError::Snapshot(
+                        error
+                        @ (SnapshotError::Layer(_) | SnapshotError::Io { action: "read the layer", .. }),
+                    ) => EngineError::BaseLayer { blob: base.path(), source: Box::new(error) },
+                    error => error,
+                })
             }
         }
     }

@@ -75,6 +75,11 @@ pub(crate) struct BaseLayer {
 }
 
 impl BaseLayer {
+    /// Where the blob is.
+    pub(crate) fn path(&self) -> PathBuf {
+        self.image.blob_path(&self.descriptor.digest)
+    }
+
     /// Opens the blob; it is verified while it is read.
     pub(crate) fn open(&self) -> Result<VerifiedReader<File>, LayoutError> {
         self.image.layout.open_blob(&self.descriptor)

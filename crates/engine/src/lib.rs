@@ -65,4 +65,5 @@ pub use trust::BundleError;
 pub use upkeep::DEFAULT_BUDGET;
 pub use users::{ResolvedUser, UserError, resolve_user};
 pub use verify::Verified;
+pub use wbuild_context::LeftOut;
 pub use worker::Engine;

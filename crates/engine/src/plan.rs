@@ -39,6 +39,9 @@ pub enum SpecChoice {
     File(PathBuf),
     /// `wbuild.toml` of the application or the workspace root, else inferred.
     Find,
+    /// As `Find`, but for somebody who prints it: an empty file is the one that a shell has just made for what will be
+    /// printed.
+    FindToPrint,
 }
 
 /// The root of the workspace around `start`: the nearest folder with a `pnpm-workspace.yaml`.
@@ -128,10 +131,12 @@ impl OpenWorkspace {
     pub fn spec(&self, choice: &SpecChoice, app: Option<&str>) -> Result<Spec, EngineError> {
         let path = match choice {
             SpecChoice::File(path) => Some(path.clone()),
-            SpecChoice::Find => {
+            SpecChoice::Find | SpecChoice::FindToPrint => {
+                let printed = matches!(choice, SpecChoice::FindToPrint);
+                let empty = |path: &Path| std::fs::metadata(path).is_ok_and(|found| found.len() == 0);
                 let dir = self.workspace.app(app).ok().map(|app| self.root.join(app.dir.as_str()));
                 let places = dir.into_iter().chain([self.root.clone()]).map(|dir| dir.join(SPEC_FILE));
-                places.into_iter().find(|path| path.exists())
+                places.into_iter().find(|path| path.exists() && !(printed && empty(path)))
             }
         };
         let Some(path) = path else {

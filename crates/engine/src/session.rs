@@ -10,7 +10,7 @@ use wbuild_frontend::{Definition, Target};
 use wbuild_graph::ImageRef;
 use wbuild_oci::{ImageConfig, Platform};
 use wbuild_report::EventSink;
-use wbuild_solver::{Cancellation, Solution, SolveError, Solver};
+use wbuild_solver::{Cancellation, NoCache, Solution, SolveError, Solver};
 use wbuild_store::Store;
 
 use crate::contexts::LocalContext;
@@ -61,8 +61,8 @@ pub struct SolveOptions {
     pub cancellation: Cancellation,
     /// How many steps run at once.
     pub jobs: usize,
-    /// Reuse nothing.
-    pub no_cache: bool,
+    /// What may not be reused.
+    pub no_cache: NoCache,
 }
 
 impl Engine {
@@ -147,11 +147,9 @@ impl Engine {
         }
         let (events, cancellation) = (options.events.clone(), options.cancellation.clone());
         self.remotes.follow(Following { events, cancellation });
-        let mut solver =
-            Solver::new(Arc::clone(self), options.events.clone(), options.cancellation.clone(), options.jobs);
-        if options.no_cache {
-            solver = solver.without_cache();
-        }
+        let solver =
+            Solver::new(Arc::clone(self), options.events.clone(), options.cancellation.clone(), options.jobs)
+                .without_cache(options.no_cache.clone());
         solver.solve(&Arc::new(definition.graph.clone()), &[target.vertex], &[target.vertex])
     }
 }

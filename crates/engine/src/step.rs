@@ -3,16 +3,16 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use wbuild_executor as executor;
 use wbuild_executor::{
     Access, CancelToken, CapabilitySet, Content, Finished, Host, Limit, Mount, Privileges, Resource, Root,
-    Source, Step, User,
+    Source, Status, Step, User,
 };
-use wbuild_graph::{Exec, MountKind, NetworkMode, PrivilegeSet, StepLimits};
+use wbuild_graph::{Exec, FailureHint, MountKind, NetworkMode, PrivilegeSet, StepLimits};
 use wbuild_report::{Event, EventSink, LogStream, VertexId};
 use wbuild_solver::RunContext;
 use wbuild_store::{Area, Draft};
@@ -25,8 +25,17 @@ use crate::trust::{BUNDLE_TARGET, Trust};
 use crate::users::ResolvedUser;
 use crate::worker::Engine;
 
+/// Bytes that are left on a disk which is as good as full.
+const NEARLY_FULL: u64 = 1 << 20;
+
 /// Lines that an error repeats.
 const LAST_LINES: usize = 20;
+
+/// How much of a failed step's log is searched for names of files, in bytes from its end.
+const SEARCHED: u64 = 256 << 10;
+
+/// Files that a step mentioned and was not given: so many are named.
+const MENTIONED: usize = 5;
 
 /// What BuildKit gives a step whose image sets no PATH.
 pub(crate) const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -140,11 +149,13 @@ impl Engine {
             Err(error) => return Err(EngineError::Exec(error)),
         };
         if !finished.status.success() {
-            if context.cancellation.is_cancelled() {
+            // What ended by itself a moment before it would have been stopped, has failed.
+            if context.cancellation.is_cancelled() && matches!(finished.status, Status::Signalled(_)) {
                 return Err(EngineError::Cancelled);
             }
-            let mut hints = exec.on_failure.clone();
+            let mut hints = likely_causes(&exec.on_failure, &log);
             hints.extend(self.warnings_so_far());
+            hints.extend(self.full_disk());
             return Err(EngineError::Step(Box::new(StepFailure {
                 command: shown(&exec.argv),
                 status: finished.status,
@@ -158,6 +169,30 @@ impl Engine {
         }
         Ok(Ran { draft, finished })
     }
+}
+
+impl Engine {
+    /// Said when a step failed: where it writes to may be full, and its own words about that are easily overlooked.
+    fn full_disk(&self) -> Option<String> {
+        let home = self.store.path();
+        let stat = rustix::fs::statvfs(home).ok()?;
+        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+        (free < NEARLY_FULL).then(|| {
+            format!(
+                "the disk of the state directory `{}` is full: free space on it, or set `WBUILD_HOME` to another one",
+                home.display()
+            )
+        })
+    }
+}
+
+/// What the frontend knows that has to do with what the step said.
+fn likely_causes(known: &[FailureHint], log: &KeptLog) -> Vec<String> {
+    let said = log.end().unwrap_or_else(|_| log.last_lines.join("\n").into_bytes());
+    let (always, mentioned): (Vec<_>, Vec<_>) =
+        known.iter().filter(|hint| hint.applies_to(&said)).partition(|hint| hint.when_mentioned.is_none());
+    let causes = always.into_iter().chain(mentioned.into_iter().take(MENTIONED));
+    causes.map(|hint| hint.text.clone()).collect()
 }
 
 pub(crate) fn io_error(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> EngineError {
@@ -210,6 +245,8 @@ fn file_mount(contents: &[u8], mode: u32, owner: User) -> executor::MountKind {
 pub(crate) fn shown(argv: &[String]) -> String {
     match argv {
         [shell, flag, text] if shell.ends_with("/sh") && flag == "-c" => text.clone(),
+        // A script of wbuild's own has a name.
+        [shell, flag, _, name] if shell.ends_with("/sh") && flag == "-ec" => name.clone(),
         argv => argv.join(" "),
     }
 }
@@ -258,6 +295,18 @@ struct StepLog<'a> {
 struct KeptLog {
     path: PathBuf,
     last_lines: Vec<String>,
+}
+
+impl KeptLog {
+    /// The last part of the log, as far as it is searched.
+    fn end(&self) -> std::io::Result<Vec<u8>> {
+        let mut file = File::open(&self.path)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(SEARCHED)))?;
+        let mut bytes = Vec::new();
+        file.take(SEARCHED).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
 }
 
 impl<'a> StepLog<'a> {
@@ -340,6 +389,7 @@ mod tests {
     fn commands_are_shown_as_they_were_written() {
         let words = |text: &[&str]| text.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
         assert_eq!(shown(&words(&["/bin/sh", "-c", "apk add x"])), "apk add x");
+        assert_eq!(shown(&words(&["/bin/sh", "-ec", "set\nup\n", "pnpm install"])), "pnpm install");
         assert_eq!(shown(&words(&["pnpm", "run", "build"])), "pnpm run build");
     }
 }

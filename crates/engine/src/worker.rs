@@ -209,8 +209,9 @@ impl Engine {
                 vec![format!("for one digest everywhere give {}", ids.join(" "))]
             }
         };
+        let mut holders = Vec::new();
         if !missing.is_empty() {
-            let holders = baked::holders(&self.store, &trees, new)?;
+            holders = baked::holders(&self.store, &trees, new)?;
             if !holders.is_empty() {
                 let files = baked::named(holders.iter());
                 let message = format!(
@@ -223,7 +224,7 @@ impl Engine {
         let Some(DeltaId::Tree { tree, .. }) = earlier.snapshot.deltas.last() else { return Ok(()) };
         let Ok(old) = self.store.tree(*tree) else { return Ok(()) };
         // What is gone of the old result makes no difference.
-        if let Ok(Some(files)) = baked::difference(&trees, &old, new) {
+        if let Ok(Some(files)) = baked::difference(&trees, &old, new, &holders) {
             let message = format!("{name} ran again on the same inputs, and wrote other bytes to {files}");
             context.events.warn(Some(context.id), message, hint());
         }
@@ -273,8 +274,43 @@ impl Engine {
         Ok(base.with(DeltaId::Tree { tree: tree.digest(), content: tree.content() }))
     }
 
-    pub(crate) fn context(&self, name: &str) -> Result<&LocalContext, EngineError> {
+    /// The context that this session has taken in under a name.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn context(&self, name: &str) -> Result<&LocalContext, EngineError> {
         self.contexts.get(name).ok_or_else(|| EngineError::UnknownContext { name: name.to_owned() })
+    }
+}
+
+impl Engine {
+    /// Does what a vertex says.
+    fn perform(&self, context: &RunContext<'_>) -> Result<Snapshot, EngineError> {
+        let trees = self.trees();
+        match &context.vertex.op {
+            Op::Source(Source::Local { context: name, files }) => {
+                let tree = self.context(name)?.fetch(files, &self.store)?;
+                Ok(Snapshot::of_tree(tree.digest(), tree.content()))
+            }
+            Op::Source(Source::Http(_) | Source::Git(_)) => self.fetch_remote(&context.vertex.op),
+            Op::Source(_) | Op::Merge | Op::Diff => Ok(context.inputs.first().cloned().unwrap_or_default()),
+            Op::Exec(exec) => self.run_exec(context, exec),
+            Op::File(file) => self.run_file(context, file),
+            Op::AddUser(add) => self.run_add_user(&context.inputs[0], add),
+            Op::Select(select) => {
+                let merged = self.merged(&context.inputs[0])?;
+                self.keep_tree(&Snapshot::default(), &native::select(&trees, &merged, select)?)
+            }
+            Op::Partition(partition) => {
+                let merged = self.merged(&context.inputs[0])?;
+                let parts = native::partition(&trees, &merged, partition)?;
+                parts.iter().try_fold(Snapshot::default(), |below, part| self.keep_tree(&below, part))
+            }
+            Op::Assert(assert) => {
+                native::check(&trees, &self.merged(&context.inputs[0])?, assert)?;
+                Ok(context.inputs[0].clone())
+            }
+        }
     }
 }
 
@@ -346,31 +382,7 @@ impl Worker for Engine {
     }
 
     fn run(&self, context: &RunContext<'_>) -> Result<Snapshot, EngineError> {
-        let trees = self.trees();
-        match &context.vertex.op {
-            Op::Source(Source::Local { context: name, files }) => {
-                let tree = self.context(name)?.fetch(files, &self.store)?;
-                Ok(Snapshot::of_tree(tree.digest(), tree.content()))
-            }
-            Op::Source(Source::Http(_) | Source::Git(_)) => self.fetch_remote(&context.vertex.op),
-            Op::Source(_) | Op::Merge | Op::Diff => Ok(context.inputs.first().cloned().unwrap_or_default()),
-            Op::Exec(exec) => self.run_exec(context, exec),
-            Op::File(file) => self.run_file(context, file),
-            Op::AddUser(add) => self.run_add_user(&context.inputs[0], add),
-            Op::Select(select) => {
-                let merged = self.merged(&context.inputs[0])?;
-                self.keep_tree(&Snapshot::default(), &native::select(&trees, &merged, select)?)
-            }
-            Op::Partition(partition) => {
-                let merged = self.merged(&context.inputs[0])?;
-                let parts = native::partition(&trees, &merged, partition)?;
-                parts.iter().try_fold(Snapshot::default(), |below, part| self.keep_tree(&below, part))
-            }
-            Op::Assert(assert) => {
-                native::check(&trees, &self.merged(&context.inputs[0])?, assert)?;
-                Ok(context.inputs[0].clone())
-            }
-        }
+        self.perform(context).map_err(|error| error.on_disk_of(self.store.path()))
     }
 
     fn present(&self, delta: &DeltaId) -> Result<bool, EngineError> {

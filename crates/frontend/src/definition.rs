@@ -11,6 +11,8 @@ pub struct Definition {
     pub graph: Graph,
     /// By name; `base`, `deps`, `builder`, `runner`, and `dev` when the spec has one.
     pub targets: BTreeMap<String, Target>,
+    /// Targets that cannot be made of this application, each with the reasons.
+    pub prevented: BTreeMap<String, Vec<Diagnostic>>,
     /// The one to build when none is named.
     pub default_target: String,
     /// What is probably not as its author believes.
@@ -21,12 +23,35 @@ impl Definition {
     /// The target with a name.
     ///
     /// # Errors
-    /// When there is none.
-    pub fn target(&self, name: &str) -> Result<&Target, UnknownTarget> {
-        self.targets.get(name).ok_or_else(|| UnknownTarget {
-            given: name.to_owned(),
-            all: self.targets.keys().cloned().collect(),
+    /// When there is none, or none can be made of this application.
+    pub fn target(&self, name: &str) -> Result<&Target, NoTarget> {
+        if let Some(reasons) = self.prevented.get(name) {
+            return Err(NoTarget::Prevented(reasons.clone()));
+        }
+        self.targets.get(name).ok_or_else(|| {
+            let all = self.targets.keys().cloned().collect();
+            NoTarget::Unknown(UnknownTarget { given: name.to_owned(), all })
         })
+    }
+}
+
+/// Why there is no such target.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum NoTarget {
+    /// Nobody knows the name.
+    #[error(transparent)]
+    Unknown(UnknownTarget),
+    /// It cannot be made of this application.
+    #[error("the target cannot be made of this application")]
+    Prevented(Vec<Diagnostic>),
+}
+
+impl Hint for NoTarget {
+    fn hints(&self) -> Vec<String> {
+        match self {
+            Self::Unknown(error) => error.hints(),
+            Self::Prevented(reasons) => reasons.iter().flat_map(Hint::hints).collect(),
+        }
     }
 }
 

@@ -11,12 +11,12 @@ mod lower;
 mod project;
 mod spec;
 
-pub use definition::{Definition, HistoryRow, RowDelta, Target, UnknownTarget};
+pub use definition::{Definition, HistoryRow, NoTarget, RowDelta, Target, UnknownTarget};
 pub use dockerfile::{
     DockerfileBuild, DockerfileInput, Lowered, NamedContext, StepOptions, lower_dockerfile,
 };
 pub use input::{Facts, Input, Needs, needs};
-pub use lower::{INPUT_DIGEST, lower};
+pub use lower::{INPUT_DIGEST, lower, undecided};
 pub use project::{
     App, Credentials, ForeignPackage, Install, InstallFile, LifecycleScript, Next, Outputs, Project,
     ProjectSource, Task,

@@ -4,11 +4,13 @@
 //!
 //! Pure data: nothing here reads a file or runs anything.
 
+mod failure_hint;
 mod graph;
 mod key;
 mod op;
 mod snapshot;
 
+pub use failure_hint::FailureHint;
 pub use graph::{Graph, Origin, Vertex};
 pub use key::{Field, FieldValue, Key, Preimage};
 pub use op::{

@@ -7,6 +7,8 @@ use serde::Serialize;
 use wbuild_oci::{Digest, Platform};
 use wbuild_tree::{Chmod, EntryPath};
 
+use crate::failure_hint::FailureHint;
+
 /// One operation. Its inputs are those of its [`Vertex`](crate::Vertex), referred to by position.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -155,8 +157,8 @@ pub struct Exec {
     pub capture: Capture,
     /// The times that it sees on its input's files, and that its own files get.
     pub times: StepTimes,
-    /// Appended to the error when the step fails: what the frontend knows about the likely cause.
-    pub on_failure: Vec<String>,
+    /// What the frontend knows about likely causes, for the error of a step that fails.
+    pub on_failure: Vec<FailureHint>,
 }
 
 /// Limits of a step; what is not given is as the executor has it.

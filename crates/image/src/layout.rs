@@ -69,6 +69,19 @@ pub fn write_layout(
     Ok(changes)
 }
 
+/// Whether [`write_layout`] would take `folder`: before a build, so that nobody waits for its end to learn that it would not.
+/// Makes nothing.
+///
+/// # Errors
+/// When the folder is there and holds something else, or cannot be listed.
+pub fn check_layout_folder(folder: &Path) -> Result<(), ExportError> {
+    match rustix::fs::open(folder, DIRECTORY, Mode::empty()) {
+        Ok(fd) => Folder { path: folder.to_owned(), fd }.check_occupied(),
+        Err(Errno::NOENT) => Ok(()),
+        Err(error) => Err(ExportError::Write { what: "open", path: folder.to_owned(), source: error.into() }),
+    }
+}
+
 /// Written under this name first. The folder is locked, so there is one writer.
 const PARTIAL: &str = ".wbuild-partial";
 

@@ -4,6 +4,7 @@
 //!   several platforms together. Pure: the same input gives the same bytes.
 //! - [`write_layout`] keeps a folder as an OCI image layout, [`write_archive`] writes one as a tar, for `docker load` too.
 //! - [`OciLayout`] reads base images from a layout, and believes nothing whose digest it has not checked.
+//!   [`unpack_archive`] makes a layout of an archive again.
 //!
 //! Guarantees: layers of a base image pass byte for byte. A layout can be read at every moment while it is written over,
 //! and holds afterwards what its index names and nothing else. No blob is given out before its size and digest were
@@ -16,6 +17,7 @@ mod assemble;
 mod export;
 mod layout;
 mod open;
+mod unpack;
 mod verified;
 
 pub use archive::{ArchiveFormat, write_archive, write_archive_file};
@@ -23,6 +25,7 @@ pub use assemble::{
     AssembleError, Assembly, DocumentBlob, Image, LayerRef, Row, assemble, assemble_index, oci_layer_type,
 };
 pub use export::{BlobFiles, Export, ExportError};
-pub use layout::{LayoutChanges, write_layout};
+pub use layout::{LayoutChanges, check_layout_folder, write_layout};
 pub use open::{BaseImage, LayoutError, OciLayout, Select};
+pub use unpack::{UnpackError, is_archive_name, unpack_archive};
 pub use verified::{BlobMismatch, VerifiedReader};

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::Instant;
 use wbuild_graph::{DeltaId, Graph, Key, Op, Snapshot, Vertex};
-use wbuild_report::{Event, EventSink, MissReason, Outcome, Reuse, VertexId};
+use wbuild_report::{Event, EventSink, Hint, MissReason, Outcome, Reuse, VertexId};
 
 use crate::cancel::Cancellation;
 use crate::miss;
@@ -26,11 +26,25 @@ pub struct Solver<W> {
 }
 
 /// Which vertices may not be reused.
-#[derive(Clone, Debug, Default)]
-enum NoCache {
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum NoCache {
+    /// All may be.
     #[default]
     Nothing,
+    /// None may be: every step runs.
     Everything,
+    /// These may not.
+    Vertices(BTreeSet<VertexId>),
+}
+
+impl NoCache {
+    fn forces(&self, id: VertexId) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::Everything => true,
+            Self::Vertices(vertices) => vertices.contains(&id),
+        }
+    }
 }
 
 /// The result of one vertex.
@@ -128,16 +142,35 @@ struct Course {
     suspicious: BTreeMap<VertexId, u32>,
 }
 
+impl<E: std::error::Error + Hint + 'static> Hint for SolveError<E> {
+    fn hints(&self) -> Vec<String> {
+        match self {
+            Self::Vertex { source, beside, .. } => {
+                let mut hints = source.hints();
+                hints.extend(Some(beside.to_string()).filter(|said| !said.is_empty()));
+                hints
+            }
+            Self::KeepsVanishing { .. } => vec![
+                "`wbuild cache verify` finds all that is damaged in the state directory and drops it"
+                    .to_owned(),
+                "when it happens again, the disk may be failing: `WBUILD_HOME` names another state directory"
+                    .to_owned(),
+            ],
+            Self::Cancelled => Vec::new(),
+        }
+    }
+}
+
 impl<W: Worker> Solver<W> {
     /// A solver that runs at most `jobs` steps at once.
     pub fn new(worker: Arc<W>, events: EventSink, cancellation: Cancellation, jobs: usize) -> Self {
         Self { worker, events, cancellation, jobs: jobs.max(1), no_cache: NoCache::Nothing }
     }
 
-    /// Reuses nothing: every step runs.
+    /// Says what may not be reused.
     #[must_use]
-    pub fn without_cache(mut self) -> Self {
-        self.no_cache = NoCache::Everything;
+    pub fn without_cache(mut self, no_cache: NoCache) -> Self {
+        self.no_cache = no_cache;
         self
     }
 
@@ -229,7 +262,7 @@ struct Pass<W: Worker> {
     events: EventSink,
     cancellation: Cancellation,
     steps: Semaphore,
-    no_cache: bool,
+    no_cache: NoCache,
     course: Arc<Mutex<Course>>,
     /// When vertices began.
     started: Mutex<BTreeMap<VertexId, Instant>>,
@@ -252,7 +285,7 @@ impl<W: Worker> Pass<W> {
             events: solver.events.clone(),
             cancellation: solver.cancellation.clone(),
             steps: Semaphore::new(solver.jobs),
-            no_cache: matches!(solver.no_cache, NoCache::Everything),
+            no_cache: solver.no_cache.clone(),
             course: Arc::clone(course),
             started: Mutex::default(),
             known: (0..graph.len()).map(|_| OnceCell::new()).collect(),
@@ -400,7 +433,7 @@ impl<W: Worker> Pass<W> {
         let (is_lost, replace) = {
             let course = self.course();
             let is_lost = course.lost.contains(&key);
-            (is_lost, is_lost || self.no_cache && !course.made.contains(&key))
+            (is_lost, is_lost || self.no_cache.forces(id) && !course.made.contains(&key))
         };
         self.begin(id);
         if !replace {

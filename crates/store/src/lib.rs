@@ -5,7 +5,7 @@
 //! version.json  version.copy.json     the format and its feature flags (`cache/format.md`)
 //! blobs/sha256/ab/<hex>               0444; the modification time is derived from digest and size ("the seal")
 //! trees/ab/<hex>                      objects of `wbuild-tree`, sealed likewise
-//! deltas/<name>/{fs/,delta.json}      disk faces: what an overlay mounts
+//! deltas/<name>/{fs/,delta.json,…}    disk faces: what an overlay mounts
 //! mounts/<hex>/{fs/,delta.json}       cache mounts
 //! records/ab/<hex>                    key → result, with a checksum and the list of what it refers to
 //! latest/<hex>                        step identity → key of its newest record, to explain misses
@@ -27,7 +27,7 @@
 //! - **Collection** takes nothing that a live process used since it began ([`Store::workspace`]), nor what is young.
 //!
 //! What does not hold: bytes that rot on disk under an unchanged size and time are noticed only by a full read
-//! ([`Blob::reader`], [`Store::verify`]); locks rely on `flock`, so the directory belongs on a local file system.
+//! ([`Blob::reader`], [`Store::verify`], everything after [`Store::look_closely`]); locks rely on `flock`, so the directory belongs on a local file system.
 
 mod blob;
 mod collect;

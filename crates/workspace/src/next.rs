@@ -9,6 +9,9 @@ use crate::{Files, Manifest, Reference, RelPath, Workspace, WorkspaceError};
 const CONFIGS: [&str; 5] =
     ["next.config.js", "next.config.mjs", "next.config.ts", "next.config.mts", "next.config.cjs"];
 
+/// Where Next writes unless its configuration says otherwise.
+const DEFAULT_DIST: &str = ".next";
+
 /// The environment variable in which wbuild gives the build id.
 pub const BUILD_ID_VARIABLE: &str = "WBUILD_BUILD_ID";
 
@@ -23,6 +26,8 @@ pub struct NextFacts {
     pub tracing_root: Finding,
     /// Whether `generateBuildId` is given and reads [`BUILD_ID_VARIABLE`].
     pub build_id: Finding,
+    /// Where it writes, relative to its folder: `distDir`.
+    pub dist: RelPath,
     /// The version of `next` in the lockfile.
     pub version: Option<String>,
     /// What follows for the build: an error when the output is not standalone, warnings about the rest.
@@ -65,6 +70,7 @@ impl NextFacts {
             standalone: Finding::No,
             tracing_root: Finding::No,
             build_id: Finding::No,
+            dist: default_dist(),
             version,
             diagnostics: vec![diagnostic],
         })
@@ -85,10 +91,42 @@ impl NextFacts {
             Finding::Yes => Finding::No,
             other => other,
         };
-        let mut facts =
-            Self { config: None, standalone, tracing_root, build_id, version: None, diagnostics: Vec::new() };
+        let mut facts = Self {
+            config: None,
+            standalone,
+            tracing_root,
+            build_id,
+            dist: default_dist(),
+            version: None,
+            diagnostics: Vec::new(),
+        };
         facts.say(file, &code, place, dir);
+        facts.find_dist(file, &code);
         facts
+    }
+
+    /// Reads `distDir`. What is computed cannot be known before the build; then the default is taken, and said.
+    fn find_dist(&mut self, file: &Arc<SourceFile>, code: &str) {
+        let Some((span, value)) = property(code, "distDir") else { return };
+        let value = value.trim_end_matches("as const").trim();
+        let quoted = ['\'', '"', '`'].into_iter().find_map(|q| value.strip_prefix(q)?.strip_suffix(q));
+        let literal = quoted.filter(|text| !text.contains(['\'', '"', '`', '$', '\\']));
+        match literal.map(RelPath::new) {
+            Some(Ok(path)) if !path.is_root() => self.dist = path,
+            Some(_) => self.diagnostics.push(
+                Diagnostic::error(file, "`distDir` must be a folder inside of the application")
+                    .at(span, "leads elsewhere")
+                    .hint(format!("leave it out, for `{DEFAULT_DIST}`")),
+            ),
+            None => self.diagnostics.push(
+                Diagnostic::warning(
+                    file,
+                    format!("cannot see where the application is built to; `{DEFAULT_DIST}` is taken"),
+                )
+                .at(span, "depends on what this computes")
+                .hint("write the folder as a plain string"),
+            ),
+        }
     }
 
     fn say(&mut self, file: &Arc<SourceFile>, code: &str, place: Option<Span>, dir: &RelPath) {
@@ -123,6 +161,10 @@ impl NextFacts {
             );
         }
     }
+}
+
+fn default_dist() -> RelPath {
+    RelPath::root().child(DEFAULT_DIST)
 }
 
 fn version(workspace: &Workspace, dir: &RelPath) -> Option<String> {
@@ -292,6 +334,31 @@ mod tests {
         ] {
             assert_eq!(facts(text).standalone, expected, "{text}");
         }
+    }
+
+    #[test]
+    fn the_folder_it_builds_to() {
+        let dist = |text: &str| {
+            let facts = facts(&format!(
+                "export default {{ output: 'standalone', outputFileTracingRoot: x, {text} }}"
+            ));
+            let said: Vec<String> = facts.diagnostics.iter().map(ToString::to_string).collect();
+            (
+                facts.dist.to_string(),
+                said.into_iter().filter(|said| !said.contains("build id")).collect::<Vec<_>>().concat(),
+            )
+        };
+        for (text, expected) in [
+            ("", ".next"),
+            ("distDir: 'build'", "build"),
+            ("distDir: \"./out/web\",", "out/web"),
+            ("distDir: `b`", "b"),
+        ] {
+            assert_eq!(dist(text), (expected.to_owned(), String::new()), "{text}");
+        }
+        assert!(dist("distDir: process.env.DIST").1.contains("cannot see where"));
+        assert!(dist("distDir: `b${x}`").1.contains("cannot see where"));
+        assert!(dist("distDir: '../out'").1.contains("must be a folder"));
     }
 
     #[test]

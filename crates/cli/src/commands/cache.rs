@@ -9,7 +9,12 @@ use crate::render::{Align, Table, Theme, size};
 pub(crate) fn run(command: &CacheCommand, session: &Session) -> Result<(), Failure> {
     let (CacheCommand::Du { home } | CacheCommand::Prune { home, .. } | CacheCommand::Verify { home }) =
         command;
-    let engine = Engine::open(session.plain_options(home.home.as_ref())?, &session.variable)?;
+    let options = session.plain_options(home.home.as_ref())?;
+    if !options.home.exists() {
+        // Looking at it must not make it.
+        return print(&format!("there is no state directory `{}`\n", options.home.display()));
+    }
+    let engine = Engine::open(options, &session.variable)?;
     match command {
         CacheCommand::Du { .. } => {
             let usage = engine.store().usage().map_err(Failure::new)?;

@@ -2,41 +2,33 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::json;
 use wbuild_engine::{
-    BuiltImage, DEFAULT_BUDGET, Engine, ExportOptions, ImageLocation, LocalContext, LocationError,
-    OpenWorkspace, Options, SecretError, Secrets, SolveOptions, SpecChoice, StepFailure, find_workspace,
+    BuiltImage, DEFAULT_BUDGET, Engine, EngineError, ExportOptions, ImageLocation, LeftOut, LocalContext,
+    LocationError, OpenWorkspace, Options, SecretError, Secrets, SolveOptions, SpecChoice, StepFailure,
 };
-use wbuild_frontend::{Definition, Facts, Input, Spec, lower, needs};
+use wbuild_frontend::{Definition, Facts, Input, Needs, NoTarget, Spec, lower, needs, undecided};
 use wbuild_graph::ImageRef;
-use wbuild_image::{ArchiveFormat, Export, write_archive_file, write_layout};
+use wbuild_image::Export;
 use wbuild_layer::{Recipe, Times};
 use wbuild_oci::{Platform, Reference};
-use wbuild_report::{Diagnostic, Hint};
-use wbuild_solver::{Solution, SolveError};
+use wbuild_report::{Diagnostic, Hint, Warning, nearest};
+use wbuild_solver::{NoCache, Solution, SolveError};
 
-use super::{Failure, Session, WriteError, print};
+use super::output::{Output, check_file};
+use super::{Failure, Session, WriteError, examples, print};
 use crate::args::ImageArgs;
-use crate::progress::{Clock, Progress, Terminal};
-use crate::render::{render_diagnostics, size};
-
-/// Where an image goes.
-#[derive(Debug, PartialEq, Eq)]
-enum Output {
-    /// A folder, blobs linked from the store.
-    Layout(PathBuf),
-    /// A tar of one.
-    Archive(PathBuf),
-}
+use crate::progress::{Clock, Progress, ProgressMode, Terminal};
+use crate::render::{escape_line, render_diagnostics, size};
 
 pub(crate) fn run(args: &ImageArgs, session: &Session) -> Result<(), Failure> {
-    let start = args.app.directory.clone().unwrap_or_else(|| PathBuf::from("."));
-    let root = find_workspace(&start)?;
+    let root = super::root_of(&args.app)?;
     let platform = platform(args.platform.as_deref())?;
-    let outputs = args.outputs.iter().map(|text| output(text)).collect::<Result<Vec<_>, _>>()?;
+    let outputs = Output::parse_all(&args.outputs)?;
     let tags = tags(&args.tags)?;
     let labels = labels(&args.labels)?;
     let build_args = build_args(&args.build_args, session)?;
@@ -47,26 +39,40 @@ pub(crate) fn run(args: &ImageArgs, session: &Session) -> Result<(), Failure> {
     };
     let engine = open(args, session, &platform)?;
     let workspace = engine.open_workspace(&root)?;
-    let choice = args.app.file.clone().map_or(SpecChoice::Find, SpecChoice::File);
-    let spec = workspace.spec(&choice, args.app.app.as_deref())?;
+    let spec = spec(args, &workspace)?;
     if args.print_spec {
         return print(&spec.print());
     }
-    let Planned { engine, definition, warnings, left_out } =
-        plan(&build_args, engine, workspace, &spec, &platform)?;
+    let Planned { engine, definition, warnings, notes, mut said } =
+        plan(args, &build_args, engine, workspace, &spec, &platform)?;
     let name = args.target.clone().unwrap_or_else(|| definition.default_target.clone());
-    let target = definition
-        .target(&name)
-        .map_err(|error| Failure::Usage { message: error.to_string(), hints: error.hints() })?;
+    let target = definition.target(&name).map_err(|error| match error {
+        NoTarget::Unknown(error) => Failure::Usage { message: error.to_string(), hints: error.hints() },
+        NoTarget::Prevented(reasons) => Failure::Diagnostics(reasons),
+    })?;
+    let outputs = if outputs.is_empty() {
+        let folder = folder_name(&spec.app, &name, &definition.default_target);
+        vec![Output::Layout(root.join(".wbuild/image").join(folder))]
+    } else {
+        outputs
+    };
+    // What can be known to fail at the end is said before the work.
+    outputs.iter().try_for_each(Output::check)?;
+    args.iidfile.iter().chain(&args.metadata_file).try_for_each(|path| check_file(path))?;
 
     let terminal = Terminal::stderr();
-    let progress = Progress::new(args.progress.progress, std::io::stderr(), &terminal, Clock::start())
+    let mode = args.progress.progress;
+    let progress = Progress::new(mode, std::io::stderr(), &terminal, Clock::start())
         .map_err(|source| Failure::new(WriteError { path: "standard error".into(), source }))?;
-    if let Some(left_out) = left_out {
-        progress.note(left_out);
-    }
+    notes.into_iter().for_each(|note| progress.note(note));
     for diagnostic in warnings.iter().chain(&definition.warnings) {
-        progress.note(render_diagnostics(std::slice::from_ref(diagnostic), &terminal.theme()));
+        match mode {
+            // Programs want it as data, and whoever wants quiet wants warnings all the same.
+            ProgressMode::Json | ProgressMode::Quiet => {
+                said.push(Warning { message: diagnostic.to_string(), hints: diagnostic.hints() });
+            }
+            _ => progress.note(render_diagnostics(std::slice::from_ref(diagnostic), &terminal.theme())),
+        }
     }
     let jobs =
         args.jobs.map_or_else(|| std::thread::available_parallelism().map_or(2, Into::into), Into::into);
@@ -74,8 +80,11 @@ pub(crate) fn run(args: &ImageArgs, session: &Session) -> Result<(), Failure> {
         events: progress.sink(),
         cancellation: session.cancellation.clone(),
         jobs,
-        no_cache: args.no_cache,
+        no_cache: if args.no_cache { NoCache::Everything } else { NoCache::Nothing },
     };
+    for Warning { message, hints } in said {
+        options.events.warn(None, message, hints);
+    }
     let recipe = Recipe { times: Times::Fixed(created), ..Recipe::default() };
     let export = ExportOptions { recipe, created, labels };
     let attempt = || {
@@ -91,26 +100,72 @@ pub(crate) fn run(args: &ImageArgs, session: &Session) -> Result<(), Failure> {
         }
         built => Ok((built, ran)),
     });
-    let (built, ran) = match built.and_then(|(built, ran)| Ok((built?, ran))) {
-        Ok(built) => built,
-        Err(failure) => {
-            progress.finish();
-            return Err(failure);
+    let written: Result<_, Failure> = built.and_then(|(built, ran)| {
+        let mut built = built?;
+        let mut export = Export::image(&built.image, tags.clone());
+        let write = |export: &Export, built: &BuiltImage| {
+            outputs.iter().try_for_each(|output| output.write(export, built, &root))
+        };
+        if let Err(failure) = write(&export, &built) {
+            if !built.has_lost_layers() {
+                return Err(failure);
+            }
+            // A layer that was remembered is damaged: it is written again.
+            engine.look_closely();
+            built = attempt()?.0?;
+            export = Export::image(&built.image, tags);
+            write(&export, &built)?;
         }
+        describe(args, &built, &export)?;
+        Ok((built, ran))
+    });
+    let (built, ran) = match written {
+        Ok(written) => written,
+        Err(failure) => return Err(failure.shown_by(progress, mode)),
     };
-    let app_folder = root.join(".wbuild/image").join(folder_name(&spec.app));
-    let outputs = if outputs.is_empty() { vec![Output::Layout(app_folder)] } else { outputs };
-    let export = Export::image(&built.image, tags);
-    for output in &outputs {
-        write(output, &export, &built, &root)?;
+    // Only for people: scripts read the digest from standard output.
+    let images = outputs.iter().map(|output| {
+        let (path, size, layers) = (output.path().display(), size(built.size()), built.layers.len());
+        format!("image {path} ({size} in {layers} layers)")
+    });
+    match mode {
+        ProgressMode::Quiet => drop(progress.finish()),
+        // Every line of the stream is an object, and its end is the last of them.
+        ProgressMode::Json => {
+            images.for_each(|image| progress.note(image));
+            progress.finish();
+        }
+        _ => {
+            progress.finish();
+            let mut err = std::io::stderr();
+            // Whoever does not look any more misses nothing.
+            images.for_each(|image| drop(writeln!(err, "{}", escape_line(&image))));
+        }
     }
-    progress.finish();
-    report(args, &built, &export, &outputs)?;
+    print(&format!("{}\n", built.image.manifest.descriptor.digest))?;
     if ran {
         // The image is written; a store that cannot be tidied now is tidied after the next build.
         let _ = engine.tidy(budget);
     }
     Ok(())
+}
+
+/// The spec that counts. Whoever prints it to `wbuild.toml` has made an empty one first.
+fn spec(args: &ImageArgs, workspace: &OpenWorkspace) -> Result<Spec, Failure> {
+    let choice = match &args.app.file {
+        Some(file) if args.print_spec && is_standard_output(file) => SpecChoice::FindToPrint,
+        Some(file) => SpecChoice::File(super::existing_file(file, "--file")?),
+        None if args.print_spec => SpecChoice::FindToPrint,
+        None => SpecChoice::Find,
+    };
+    let app = super::known_app(workspace, args.app.app.as_deref())?;
+    Ok(workspace.spec(&choice, app)?)
+}
+
+fn is_standard_output(path: &Path) -> bool {
+    let out = rustix::fs::fstat(std::io::stdout());
+    let file = std::fs::metadata(path);
+    matches!((out, file), (Ok(out), Ok(file)) if (out.st_dev, out.st_ino) == (file.dev(), file.ino()))
 }
 
 fn open(args: &ImageArgs, session: &Session, platform: &Platform) -> Result<Engine, Failure> {
@@ -143,6 +198,10 @@ fn open(args: &ImageArgs, session: &Session, platform: &Platform) -> Result<Engi
 pub(super) fn secret_failure(error: SecretError) -> Failure {
     match error {
         SecretError::Malformed { .. } => Failure::usage(error.to_string(), "--secret id=token,env=TOKEN"),
+        SecretError::Variable { .. } => Failure::Usage { message: error.to_string(), hints: Vec::new() },
+        SecretError::File { ref source, .. } => {
+            Failure::Usage { message: format!("{error}: {source}"), hints: Vec::new() }
+        }
         other => Failure::new(other),
     }
 }
@@ -152,11 +211,15 @@ struct Planned {
     engine: Arc<Engine>,
     definition: Definition,
     warnings: Vec<Diagnostic>,
-    left_out: Option<String>,
+    /// In a line each.
+    notes: Vec<String>,
+    /// What is probably not as the person who typed the command believes.
+    said: Vec<Warning>,
 }
 
 /// Lowers the spec: what the workspace says, what the base images say, what was given.
 fn plan(
+    args: &ImageArgs,
     build_args: &BTreeMap<String, String>,
     mut engine: Engine,
     workspace: OpenWorkspace,
@@ -170,26 +233,69 @@ fn plan(
         facts.images.insert(reference.clone(), engine.image_config(&ImageRef::new(reference))?);
     }
     // A variable that is no UTF-8 can stand in no key and no document.
-    let variables = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    for (name, value) in variables {
-        if needs.host_env.iter().any(|pattern| matches(pattern, &name)) {
-            facts.host_env.insert(name, value);
+    let variables: BTreeMap<String, String> = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    for (name, value) in &variables {
+        if needs.host_env.iter().any(|pattern| matches(pattern, name)) {
+            facts.host_env.insert(name.clone(), value.clone());
         }
     }
     let left_out = left_out(&workspace.context);
+    let mut said = missing_files(&workspace.context);
+    said.extend(unused_contexts(args, &needs));
     engine.add_context("", workspace.context);
     let secrets = engine.secrets_given();
     let input = Input { spec, project: &project, facts: &facts, platform, build_args, secrets: &secrets };
+    let not_passed_on = not_passed_on(&undecided(&input, variables.keys().map(String::as_str)));
     let definition = lower(&input).map_err(Failure::Diagnostics)?;
-    Ok(Planned { engine: Arc::new(engine), definition, warnings: project.warnings, left_out })
+    let notes = left_out.into_iter().chain(not_passed_on).collect();
+    Ok(Planned { engine: Arc::new(engine), definition, warnings: project.warnings, notes, said })
 }
 
 /// What an installed or built checkout holds and a build does not see, in one line (decision 5).
 fn left_out(context: &LocalContext) -> Option<String> {
-    let reasons: Vec<String> =
-        context.left_out().iter().map(|out| format!("{} ({})", out.reason, out.count)).collect();
+    let expected = context.left_out().iter().filter(|out| !out.reason.is_surprising());
+    let reasons: Vec<String> = expected.map(|out| format!("{} ({})", out.reason, out.count)).collect();
     (!reasons.is_empty()).then(|| format!("left out of the build context: {}", reasons.join(", ")))
+}
+
+/// Files that a person would expect in the build and that it does not see: each by its path.
+fn missing_files(context: &LocalContext) -> Vec<Warning> {
+    let surprising = context.left_out().iter().filter(|out| out.reason.is_surprising());
+    let warning = |out: &LeftOut| Warning {
+        message: format!("left out of the build context: {}: {}", out.reason, examples(out)),
+        hints: vec!["rename or remove them, or name them in .dockerignore".to_owned()],
+    };
+    surprising.map(warning).collect()
+}
+
+/// `--build-context` for images that nothing stands on.
+fn unused_contexts(args: &ImageArgs, needs: &Needs) -> Vec<Warning> {
+    let same = |a: &str, b: &str| {
+        a == b || matches!((a.parse::<Reference>(), b.parse::<Reference>()), (Ok(a), Ok(b)) if a == b)
+    };
+    let names = args.build_contexts.iter().filter_map(|text| Some(text.split_once('=')?.0));
+    let unused = names.filter(|name| !needs.images.iter().any(|image| same(name, image)));
+    let warning = |name: &str| {
+        let mut hints: Vec<String> = nearest(name, needs.images.iter().map(String::as_str))
+            .first()
+            .map(|near| format!("did you mean `{near}`?"))
+            .into_iter()
+            .collect();
+        hints.push(format!("the build uses `{}`", needs.images.join("`, `")));
+        Warning { message: format!("--build-context names `{name}`, which the build does not use"), hints }
+    };
+    unused.map(warning).collect()
+}
+
+/// Variables of this shell that a task asks for and does not get: with `turbo run` it would.
+fn not_passed_on(names: &[String]) -> Option<String> {
+    let first = names.first()?;
+    Some(format!(
+        "set here and declared in turbo.json, but not passed to the build: {} (`--build-arg {first}` passes one, `from-host` in the spec does so always)",
+        names.join(", ")
+    ))
 }
 
 /// Whether a name fits a pattern with at most trailing `*`.
@@ -261,39 +367,6 @@ pub(super) fn labels(given: &[String]) -> Result<BTreeMap<String, String>, Failu
     given.iter().map(parse).collect()
 }
 
-/// `type=oci,dest=PATH[,tar=false]`; a bare path is a folder (docker's short form of `local`, here a layout).
-fn output(text: &str) -> Result<Output, Failure> {
-    let usage = |message: String| {
-        Failure::usage(
-            message,
-            "outputs are of the form type=oci,dest=FILE.tar or type=oci,dest=FOLDER,tar=false",
-        )
-    };
-    if text.is_empty() {
-        return Err(usage("--output names nothing".to_owned()));
-    }
-    if !text.contains('=') {
-        return Ok(Output::Layout(PathBuf::from(text)));
-    }
-    let (mut kind, mut dest, mut tar) = (None, None, true);
-    for part in text.split(',') {
-        match part.split_once('=') {
-            Some(("type", value)) => kind = Some(value.to_owned()),
-            Some(("dest", value)) => dest = Some(PathBuf::from(value)),
-            Some(("tar", value)) => tar = value != "false",
-            _ => return Err(usage(format!("`{part}` means nothing in --output"))),
-        }
-    }
-    match (kind.as_deref(), dest) {
-        (Some("oci"), Some(dest)) if tar => Ok(Output::Archive(dest)),
-        (Some("oci"), Some(dest)) => Ok(Output::Layout(dest)),
-        (Some("oci"), None) => Err(usage("--output type=oci needs a dest".to_owned())),
-        (kind, _) => {
-            Err(usage(format!("this version writes outputs of type oci, not `{}`", kind.unwrap_or_default())))
-        }
-    }
-}
-
 /// Seconds since the epoch for everything that is written.
 fn created(timestamp: &str, session: &Session) -> Result<i64, Failure> {
     let (text, from) = match (timestamp, (session.variable)("SOURCE_DATE_EPOCH")) {
@@ -311,25 +384,19 @@ fn snapshot(solution: &Solution, vertex: wbuild_report::VertexId) -> Result<wbui
     solved.ok_or_else(|| Failure::usage("the target was not solved", "this is a bug of wbuild"))
 }
 
-fn failure(error: SolveError<wbuild_engine::EngineError>) -> Failure {
+fn failure(error: SolveError<EngineError>) -> Failure {
     match error {
         SolveError::Cancelled => Failure::Interrupted,
-        SolveError::Vertex { source: wbuild_engine::EngineError::Step(step), name, .. } => {
-            let StepFailure { hints, .. } = &*step;
-            let hints = hints.clone();
+        SolveError::Vertex { source: EngineError::Step(step), name, beside, .. } => {
+            let mut hints = step.hints.clone();
+            hints.extend(Some(beside.to_string()).filter(|said| !said.is_empty()));
             Failure::Failed { error: Box::new(StepError { name, step: *step }), hints }
         }
-        SolveError::Vertex { source: wbuild_engine::EngineError::Diagnostics(diagnostics), .. } => {
+        SolveError::Vertex { source: EngineError::Diagnostics(diagnostics), .. } => {
             Failure::Diagnostics(diagnostics)
         }
-        SolveError::Vertex { source: wbuild_engine::EngineError::Cancelled, .. } => Failure::Interrupted,
-        other => {
-            let hints = match &other {
-                SolveError::Vertex { source, .. } => source.hints(),
-                _ => Vec::new(),
-            };
-            Failure::Failed { error: Box::new(other), hints }
-        }
+        SolveError::Vertex { source: EngineError::Cancelled, .. } => Failure::Interrupted,
+        other => Failure::new(other),
     }
 }
 
@@ -341,34 +408,15 @@ struct StepError {
     step: StepFailure,
 }
 
-/// Names of packages can have a scope; a folder's cannot have a slash.
-fn folder_name(app: &str) -> String {
-    app.trim_start_matches('@').replace('/', "-")
+/// Names of packages can have a scope; a folder's cannot have a slash. Each stage has a folder of its own, so that none takes
+/// the place of the image that is shipped.
+fn folder_name(app: &str, target: &str, default: &str) -> String {
+    let app = app.trim_start_matches('@').replace('/', "-");
+    if target == default { app } else { format!("{app}.{target}") }
 }
 
-fn write(output: &Output, export: &Export, built: &BuiltImage, root: &Path) -> Result<(), Failure> {
-    match output {
-        Output::Layout(folder) => {
-            // What wbuild writes into a checkout is no part of it.
-            let own = root.join(".wbuild");
-            if folder.starts_with(&own) {
-                let ignore = own.join(".gitignore");
-                let wrong = |source| Failure::new(WriteError { path: ignore.clone(), source });
-                std::fs::create_dir_all(folder).map_err(wrong)?;
-                if !ignore.exists() {
-                    std::fs::write(&ignore, "*\n").map_err(wrong)?;
-                }
-            }
-            write_layout(folder, export, built).map_err(Failure::new)?;
-        }
-        Output::Archive(path) => {
-            write_archive_file(export, ArchiveFormat::Oci, built, path).map_err(Failure::new)?;
-        }
-    }
-    Ok(())
-}
-
-fn report(args: &ImageArgs, built: &BuiltImage, export: &Export, outputs: &[Output]) -> Result<(), Failure> {
+/// Writes the files that say what was built.
+fn describe(args: &ImageArgs, built: &BuiltImage, export: &Export) -> Result<(), Failure> {
     let digest = built.image.manifest.descriptor.digest;
     let config = built.image.config.descriptor.digest;
     let put = |path: &PathBuf, text: String| {
@@ -388,19 +436,7 @@ fn report(args: &ImageArgs, built: &BuiltImage, export: &Export, outputs: &[Outp
         });
         put(path, format!("{metadata:#}\n"))?;
     }
-    let mut err = std::io::stderr();
-    for output in outputs {
-        let (Output::Layout(path) | Output::Archive(path)) = output;
-        // Only for people: scripts read the digest from standard output.
-        let _ = writeln!(
-            err,
-            "image {} ({} in {} layers)",
-            path.display(),
-            size(built.size()),
-            built.layers.len()
-        );
-    }
-    print(&format!("{digest}\n"))
+    Ok(())
 }
 
 #[cfg(test)]
@@ -408,19 +444,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn outputs_as_buildx_writes_them() {
-        let parse = |text: &str| output(text).ok();
-        assert_eq!(parse("type=oci,dest=a.tar"), Some(Output::Archive("a.tar".into())));
-        assert_eq!(parse("type=oci,dest=a,tar=false"), Some(Output::Layout("a".into())));
-        assert_eq!(parse("out"), Some(Output::Layout("out".into())));
-        for wrong in ["type=oci", "type=docker,dest=x", "type=oci,dest=x,compression=zstd"] {
-            assert_eq!(parse(wrong), None, "{wrong}");
-        }
-    }
-
-    #[test]
     fn folders_of_scoped_packages() {
-        assert_eq!(folder_name("@acme/web"), "acme-web");
-        assert_eq!(folder_name("web"), "web");
+        assert_eq!(folder_name("@acme/web", "runner", "runner"), "acme-web");
+        assert_eq!(folder_name("web", "runner", "runner"), "web");
+        assert_eq!(folder_name("web", "deps", "runner"), "web.deps");
     }
 }

@@ -2,25 +2,39 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 use std::process::ExitCode;
 
 use wbuild_engine::{ContainerNetwork, ContainerOptions, Engine, Health, ImageLocation, Options};
 use wbuild_executor::{CancelToken, Status};
-use wbuild_image::Select;
-use wbuild_report::LogStream;
+use wbuild_image::{Select, unpack_archive};
+use wbuild_report::{Hint, LogStream};
 
 use super::{Failure, Session, WriteError};
 use crate::args::RunArgs;
 use crate::render::{duration, escape_line};
 
-/// The one image of this session.
-const IMAGE: &str = "image";
-
 pub(crate) fn run(args: &RunArgs, session: &Session) -> Result<ExitCode, Failure> {
-    let images = BTreeMap::from([(IMAGE.to_owned(), location(&args.image)?)]);
-    let options = Options { images, ..session.plain_options(args.home.home.as_ref())? };
-    let engine = Engine::open(options, &session.variable)?;
+    let plain = || session.plain_options(args.home.home.as_ref());
+    // An archive stays unpacked, in a session of its own, for as long as the container runs.
+    let archive = Path::new(&args.image);
+    let unpacked = match is_archive(archive) {
+        true => {
+            let session = Engine::open(plain()?, &session.variable)?;
+            let draft = session.store().draft().map_err(Failure::new)?;
+            unpack_archive(archive, &draft.fs()).map_err(Failure::new)?;
+            Some((session, draft))
+        }
+        false => None,
+    };
+    let location = match &unpacked {
+        Some((_, draft)) => ImageLocation { layout: draft.fs(), select: Select::Only },
+        None => location(&args.image)?,
+    };
+    // Errors name it as it was typed.
+    let images = BTreeMap::from([(args.image.clone(), location)]);
+    let engine = Engine::open(Options { images, ..plain()? }, &session.variable)?;
     let options = ContainerOptions {
         command: args.command.clone(),
         env: environment(args, session),
@@ -30,8 +44,15 @@ pub(crate) fn run(args: &RunArgs, session: &Session) -> Result<ExitCode, Failure
         CancelToken::new().map_err(|source| Failure::new(WriteError { path: "a token".into(), source }))?;
     let token = cancel.clone();
     let _subscription = session.cancellation.subscribe(move || token.cancel());
-    let container = engine.start_container(IMAGE, &options)?;
+    let container = engine.start_container(&args.image, &options)?;
     if let ContainerNetwork::Private(ports) = &options.network {
+        // Taken in the moment between the look and the start.
+        let moved = container.addresses().iter().zip(ports).find(|(got, (wanted, _))| got.port() != *wanted);
+        if let Some((_, (wanted, guest))) =
+            moved.filter(|(_, (wanted, _))| !args.publish.is_empty() && *wanted != 0)
+        {
+            return Err(Failure::new(PortTaken { host: *wanted, guest: *guest }));
+        }
         for (address, (_, guest)) in container.addresses().iter().zip(ports) {
             say(&format!("port {guest} is http://{address}"));
         }
@@ -71,7 +92,10 @@ fn location(text: &str) -> Result<ImageLocation, Failure> {
         return Ok(ImageLocation { layout: text.into(), select: Select::Only });
     }
     ImageLocation::parse(&format!("oci-layout://{text}")).map_err(|error| {
-        Failure::usage(error.to_string(), "name the folder of an OCI layout, such as .wbuild/image/web")
+        Failure::usage(
+            error.to_string(),
+            "name the folder of an OCI layout, such as .wbuild/image/web, or a tar of one",
+        )
     })
 }
 
@@ -96,7 +120,7 @@ fn network(args: &RunArgs, engine: &Engine) -> Result<ContainerNetwork, Failure>
         }
     }
     if args.publish.is_empty() {
-        let ports = engine.exposed_ports(IMAGE)?;
+        let ports = engine.exposed_ports(&args.image)?;
         return Ok(ContainerNetwork::Private(ports.into_iter().map(|port| (port, port)).collect()));
     }
     let parse = |text: &String| {
@@ -109,7 +133,33 @@ fn network(args: &RunArgs, engine: &Engine) -> Result<ContainerNetwork, Failure>
             )),
         }
     };
-    Ok(ContainerNetwork::Private(args.publish.iter().map(parse).collect::<Result<_, _>>()?))
+    let ports = args.publish.iter().map(parse).collect::<Result<Vec<(u16, u16)>, _>>()?;
+    for &(host, guest) in &ports {
+        // A port that was asked for is that one or none; only one that nobody named may move.
+        let listened = TcpListener::bind((Ipv4Addr::LOCALHOST, host));
+        if listened.is_err_and(|error| error.kind() == std::io::ErrorKind::AddrInUse) {
+            return Err(Failure::new(PortTaken { host, guest }));
+        }
+    }
+    Ok(ContainerNetwork::Private(ports))
+}
+
+/// A port of this machine that was asked for is in use.
+#[derive(Debug, thiserror::Error)]
+#[error("port {host} of 127.0.0.1 is taken")]
+struct PortTaken {
+    host: u16,
+    guest: u16,
+}
+
+impl Hint for PortTaken {
+    fn hints(&self) -> Vec<String> {
+        vec![format!("`--publish 0:{}` takes any free port and says which", self.guest)]
+    }
+}
+
+fn is_archive(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|found| found.is_file())
 }
 
 fn pass_on(stream: LogStream, bytes: &[u8]) {

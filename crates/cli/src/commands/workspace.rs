@@ -2,21 +2,24 @@
 
 use std::path::Path;
 
-use wbuild_engine::{Engine, OpenWorkspace, find_workspace};
+use wbuild_engine::{Engine, LeftOut, OpenWorkspace};
 use wbuild_workspace::{
     Closure, Content, Files, InstallPlan, PackageSummary, RelPath, TurboConfigs, WorkspaceSummary,
 };
 
-use super::{Failure, Session, WriteError, print};
+use super::{Failure, Session, WriteError, examples, print};
 use crate::args::{WorkspaceArgs, WorkspaceCommand};
 use crate::render::{Align, Table, Theme};
 
+/// Paths that are named of what is left out as expected.
+const EXAMPLES: usize = 3;
+
 pub(crate) fn run(args: &WorkspaceArgs, session: &Session) -> Result<(), Failure> {
-    let start = args.app.directory.clone().unwrap_or_else(|| ".".into());
-    let root = find_workspace(&start)?;
+    let root = super::root_of(&args.app)?;
     let engine = Engine::open(session.plain_options(args.home.home.as_ref())?, &session.variable)?;
     let open = engine.open_workspace(&root)?;
-    let app = open.workspace.app(args.app.app.as_deref()).map_err(Failure::new)?;
+    let named = super::known_app(&open, args.app.app.as_deref())?;
+    let app = open.workspace.app(named).map_err(Failure::new)?;
     let closure = closure(&open, &app.dir);
     if let Some(WorkspaceCommand::Prune { folder }) = &args.command {
         return prune(&open, &closure, folder);
@@ -50,8 +53,9 @@ pub(crate) fn run(args: &WorkspaceArgs, session: &Session) -> Result<(), Failure
     if !left_out.is_empty() {
         text.push_str("not in the build context, besides what .dockerignore says\n");
         for out in left_out {
-            let examples: Vec<String> = out.examples.iter().take(3).map(ToString::to_string).collect();
-            text.push_str(&format!("  {} ({}): {}\n", out.reason, out.count, examples.join(", ")));
+            let named = if out.reason.is_surprising() { out.examples.len() } else { EXAMPLES };
+            let few = LeftOut { examples: out.examples.iter().take(named).cloned().collect(), ..out.clone() };
+            text.push_str(&format!("  {} ({}): {}\n", out.reason, out.count, examples(&few)));
         }
     }
     print(&text)?;

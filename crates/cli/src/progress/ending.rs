@@ -13,14 +13,18 @@ pub(super) const LOG_MARGIN: &str = "  | ";
 /// All of it.
 pub(super) fn ending(build: &Build, took: Duration, theme: &Theme) -> String {
     let mut text = warnings(build, theme);
-    for (_, step) in build.steps().filter(|(_, step)| step.has_failed()) {
-        text.extend(failure(step, usize::MAX, theme).into_iter().map(|line| line + "\n"));
-    }
+    text.push_str(&failures(build, theme));
     let summary = build.summary(took);
     let style = if summary.failed > 0 { theme.error() } else { theme.strong() };
     // Writing into a `String` cannot fail.
     let _ = writeln!(text, "{style}{summary}{style:#}");
     text
+}
+
+/// The last lines of every step that failed.
+pub(super) fn failures(build: &Build, theme: &Theme) -> String {
+    let failed = build.steps().filter(|(_, step)| step.has_failed());
+    failed.flat_map(|(_, step)| failure(step, usize::MAX, theme)).map(|line| line + "\n").collect()
 }
 
 /// Every warning once.

@@ -72,6 +72,10 @@ enum Fields<'a> {
     Note {
         text: &'a str,
     },
+    Error {
+        message: &'a str,
+        text: &'a str,
+    },
     End {
         total: usize,
         built: usize,
@@ -154,6 +158,10 @@ impl View for JsonView {
         self.line("note", at, Fields::Note { text });
     }
 
+    fn error(&mut self, at: Duration, message: &str, text: &str) {
+        self.line("error", at, Fields::Error { message, text });
+    }
+
     fn tick(&mut self, _at: Duration) {
         self.output.write(&std::mem::take(&mut self.pending));
     }
@@ -198,6 +206,7 @@ mod tests {
         let mut play = Screenplay::new(JsonView::new(Output::new(sheet.clone())));
         play.failing_build();
         play.note("isolation: `overlay`");
+        play.view.error(play.at, "it failed", "error: it failed\nhint: mend it\n");
         play.finish();
         insta::assert_snapshot!(sheet.text(), @r#"
             {"event":"begin","at":0.0,"version":1}
@@ -225,6 +234,7 @@ mod tests {
             {"event":"finished","at":14.112,"vertex":3,"outcome":"failed","seconds":1.6}
             {"event":"finished","at":14.112,"vertex":4,"outcome":"cancelled","seconds":1.6}
             {"event":"note","at":14.212,"text":"isolation: `overlay`"}
+            {"event":"error","at":14.212,"message":"it failed","text":"error: it failed\nhint: mend it\n"}
             {"event":"end","at":14.212,"total":5,"built":1,"reused":1,"failed":1,"cancelled":1,"seconds":14.212}
             "#);
     }

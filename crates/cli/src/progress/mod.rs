@@ -6,7 +6,7 @@
 //! - *tty*: a few live lines at the bottom of the terminal, finished steps as permanent lines above them;
 //! - *plain*: every log line behind its step's number, for CI logs;
 //! - *json*: one JSON object a line, for programs (format: [`ProgressMode::Json`]);
-//! - *quiet*: warnings, at the end.
+//! - *quiet*: warnings and the last lines of what failed, at the end.
 //!
 //! Text from outside (step names, logs, file names) is encoded before it is written; see
 //! [`render`](crate::render).
@@ -58,6 +58,10 @@ trait View: Send {
     /// Shows a line of the program itself, which is not part of the build.
     fn note(&mut self, at: Duration, text: &str);
 
+    /// The command failed: `message` in one sentence, `text` as a person reads it. Whoever else looks reads it below the
+    /// view, where it is the last word.
+    fn error(&mut self, _at: Duration, _message: &str, _text: &str) {}
+
     /// Time has passed and the queue is empty or long: the moment to write.
     fn tick(&mut self, at: Duration);
 
@@ -68,6 +72,7 @@ trait View: Send {
 enum Message {
     Event(Duration, Event),
     Note(Duration, String),
+    Error(Duration, String, String),
     Finish(Duration),
 }
 
@@ -114,6 +119,11 @@ impl Progress {
     /// Shows lines of the program itself, above what is live. JSON has them as `note`, quiet drops them.
     pub fn note(&self, text: impl Into<String>) {
         let _ = self.queue.send(Message::Note(self.clock.now(), text.into()));
+    }
+
+    /// Tells programs why the command failed; JSON has it as `error`. For people the caller prints it after the end.
+    pub fn error(&self, message: impl Into<String>, text: impl Into<String>) {
+        let _ = self.queue.send(Message::Error(self.clock.now(), message.into(), text.into()));
     }
 
     /// Shows everything sent so far, then the last words: warnings, the logs of what failed, the summary.
@@ -173,6 +183,10 @@ fn show(view: &mut dyn View, messages: &Receiver<Message>, clock: &Clock) -> Sum
                 Message::Note(at, text) => {
                     latest = latest.max(at);
                     view.note(latest, &text);
+                }
+                Message::Error(at, message, text) => {
+                    latest = latest.max(at);
+                    view.error(latest, &message, &text);
                 }
                 Message::Finish(at) => return view.finish(latest.max(at)),
             }

@@ -27,12 +27,14 @@ pub enum ProgressMode {
     /// | `finished` | `vertex`, `outcome` (`reused`, `built`, `failed`, `cancelled`), `seconds`; with `reused` also `from` (`local`, `awaited`); with `built` also `why`, a miss reason with its fields, and `because`, the same as a sentence |
     /// | `warned` | `vertex` (or null), `message`, `hints` |
     /// | `note` | `text` |
+    /// | `error` | why the command failed: `message` in one sentence, `text` with places, causes and hints |
     /// | `end` | `total`, `built`, `reused`, `failed`, `cancelled`, `seconds` |
     ///
     /// Chunks of a log are as the step wrote them: not whole lines, every byte kept. Controls and bidi characters are
-    /// always written as `\u` escapes, so that the stream can be looked at on a terminal.
+    /// always written as `\u` escapes, so that the stream can be looked at on a terminal. Nothing else is written to the
+    /// same stream, but for mistakes in the arguments themselves.
     Json,
-    /// Warnings only.
+    /// Only warnings, and the last lines of what failed.
     Quiet,
 }
 

@@ -8,10 +8,13 @@ use super::ending::ending;
 use super::output::Output;
 use super::step::{Build, Change, LogLine};
 use super::{Summary, View};
-use crate::render::{Sgr, Theme, escape_line, escape_lines, log_text};
+use crate::render::{Sgr, Theme, escape_line, escape_lines, fit, log_text};
 
 /// A step of minor interest that takes longer than this is of interest.
 pub(super) const NOTEWORTHY: Duration = Duration::from_secs(1);
+
+/// Columns that a warning gets in the midst of the log.
+const WARNING: usize = 110;
 
 /// Every line as it comes, behind the number of its step, as `docker buildx build --progress=plain` prints it. The
 /// number is the vertex's index in the graph: the same in two builds of the same graph, and in the JSON.
@@ -84,10 +87,11 @@ impl PlainView {
         match vertex {
             Some(vertex) => {
                 self.name(vertex);
-                self.line(vertex, &format!("WARN {}", escape_line(message)));
+                // All of it is said at the end; some messages have a list of files.
+                self.line(vertex, &format!("WARN {}", fit(&escape_line(message), WARNING)));
             }
             None => {
-                let _ = writeln!(self.pending, "WARN {}", escape_line(message));
+                let _ = writeln!(self.pending, "WARN {}", fit(&escape_line(message), WARNING));
             }
         }
     }

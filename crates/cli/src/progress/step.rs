@@ -155,6 +155,8 @@ impl Build {
                 if outcome != Outcome::Failed {
                     step.tail.clear();
                 }
+                // The solver does not say how long what failed has run.
+                let took = if took.is_zero() { step.elapsed(at) } else { took };
                 step.ended = Some((outcome, took));
                 Change::Ended(vertex, rests)
             }

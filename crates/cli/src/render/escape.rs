@@ -18,6 +18,18 @@ pub fn escape_line(text: &str) -> Cow<'_, str> {
     escape(text, |_| false)
 }
 
+/// A file name or path for one line: as [`escape_line`], with bytes that are no UTF-8 as `\xff`.
+pub fn escape_bytes(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        text.push_str(&escape_line(chunk.valid()));
+        for byte in chunk.invalid() {
+            push_hex(&mut text, *byte);
+        }
+    }
+    text
+}
+
 /// Text that may have several lines: as [`escape_line`], but `\n` stays. Who prints it must indent the lines after
 /// the first, or text could forge a line of ours.
 pub fn escape_lines(text: &str) -> Cow<'_, str> {

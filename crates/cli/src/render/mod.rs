@@ -16,7 +16,7 @@ mod width;
 
 pub use diagnostic::render_diagnostics;
 pub use error::render_error;
-pub use escape::{Sgr, escape_line, escape_lines, log_text};
+pub use escape::{Sgr, escape_bytes, escape_line, escape_lines, log_text};
 pub use table::{Align, Table};
 pub use theme::Theme;
 pub use tree::{Tree, miss_tree};

@@ -4,11 +4,14 @@
 //! Rules about form are checked everywhere. Those that need values (`UndefinedVar`, `WorkdirRelativePath`, …) are checked in
 //! the stages that are asked for: a build asks for those it needs, a check for all.
 
+mod context;
 mod form;
 mod from;
+mod manifests;
 mod options;
 mod own;
 mod rule;
+mod secret;
 mod walk;
 
 use std::collections::BTreeSet;
@@ -17,8 +20,10 @@ use std::sync::Arc;
 use wbuild_oci::Platform;
 use wbuild_report::{Diagnostic, SourceFile, Span};
 
+pub use context::{ContextFiles, WorkspacePackage};
 pub use options::{LintOptions, LintOptionsError};
 pub use rule::{BUILDKIT_RULES, OWN_RULES, Rule};
+pub use secret::may_hold_secrets;
 
 use crate::ast::Dockerfile;
 use crate::problem::shortened;
@@ -70,6 +75,8 @@ pub struct Lint<'a> {
     pub base: &'a dyn Fn(&str) -> Option<BaseImage>,
     /// The ignore file of the build context.
     pub ignored: Option<&'a dyn Ignored>,
+    /// The build context, for the rules of this project that look at it. Without it these say less.
+    pub context: Option<&'a dyn ContextFiles>,
 }
 
 impl std::fmt::Debug for Lint<'_> {
@@ -149,10 +156,7 @@ impl Lint<'_> {
         }
         let mut list = findings.list;
         list.sort_by_key(|finding| finding.line);
-        let failure = (self.options.error && !list.is_empty()).then(|| {
-            let names: BTreeSet<&str> = list.iter().map(|finding| finding.rule.name).collect();
-            format!("lint violation found for rules: {}", names.into_iter().collect::<Vec<_>>().join(", "))
-        });
+        let failure = self.options.failure(&list);
         LintReport { findings: list, errors, failure }
     }
 }

@@ -1,5 +1,6 @@
 use std::collections::BTreeSet;
 
+use super::Finding;
 use super::rule::Rule;
 use crate::directive::{self, Key};
 use crate::values::boolean;
@@ -67,8 +68,16 @@ impl std::str::FromStr for LintOptions {
 }
 
 impl LintOptions {
+    /// The sentence that fails the build where findings do that, and there are some.
+    pub fn failure(&self, findings: &[Finding]) -> Option<String> {
+        let names: BTreeSet<&str> = findings.iter().map(|finding| finding.rule.name).collect();
+        (self.error && !names.is_empty()).then(|| {
+            format!("lint violation found for rules: {}", names.into_iter().collect::<Vec<_>>().join(", "))
+        })
+    }
+
     /// Whether a rule is checked for an instruction below `comments`. A `# check=…` among them acts on it alone.
-    pub(crate) fn checks(&self, rule: &Rule, comments: &[String]) -> bool {
+    pub fn checks(&self, rule: &Rule, comments: &[String]) -> bool {
         let local = comments.iter().find_map(|comment| {
             let (key, value) = directive::pair_behind(comment, "")?;
             (key == Key::Check).then(|| comment[value].split(' ').next().unwrap_or_default().parse::<Self>())

@@ -1,15 +1,17 @@
 //! This project's own rules: what makes an image large, unsafe, or silently broken. They read shell text the way a person
 //! skims it, so they say what is likely, and each can be skipped.
 
+use super::context::secret_files;
+use super::manifests::Manifests;
 use super::rule::{
     CHANGED_AGAIN, LOCALHOST_HEALTHCHECK, MISSING_HEALTHCHECK, PACKAGE_CACHE, ROOT_USER, SECRET_CONTENT,
-    SECRET_FILE,
 };
+use super::secret::secrets_in;
 use super::walk::State;
-use super::{At, Findings};
+use super::{At, ContextFiles, Findings};
 use crate::ast::Script;
 use crate::ast::{CommandLine, Healthcheck, Instruction, Kind, Stage};
-use crate::scope::{Command, Env, RunStep, Step, TransferSource, TransferStep};
+use crate::scope::{Env, RunStep, Step, TransferStep};
 
 /// What is remembered of a stage for the rules that look at it as a whole.
 #[derive(Clone, Debug, Default)]
@@ -20,28 +22,55 @@ pub(super) struct Facts {
     healthcheck: Option<bool>,
     /// The line and place of a health check that asks localhost.
     asks_localhost: Option<(usize, wbuild_report::Span)>,
-    /// Where files of the context or of another stage were put.
-    copied: Vec<String>,
+    /// Where earlier instructions put files.
+    written: Vec<Written>,
     /// CMD, ENTRYPOINT or EXPOSE is there: the image is meant to be run.
     runs: bool,
-    /// The standalone server of Next.js was copied, or `next start` is the command.
+    /// EXPOSE is there: it is a server.
+    exposes: bool,
+    /// The standalone server of Next.js was copied. (`next start` does not look at `$HOSTNAME`.)
     next: bool,
+    /// What is there of a pnpm workspace.
+    manifests: Manifests,
+}
+
+/// A directory that an instruction wrote.
+#[derive(Clone, Debug)]
+struct Written {
+    path: String,
+    /// Whether COPY or ADD did; else it was a RUN.
+    copied: bool,
 }
 
 /// Directories that are remembered at most; rules about later ones stay silent.
-const MAX_COPIED: usize = 200;
+const MAX_WRITTEN: usize = 200;
 
 impl Facts {
     pub(super) fn of_base(known: bool, user: String, healthcheck: bool) -> Self {
         Self { user: known.then_some(user), healthcheck: known.then_some(healthcheck), ..Self::default() }
     }
+
+    fn wrote(&mut self, path: String, copied: bool) {
+        if self.written.len() < MAX_WRITTEN {
+            self.written.push(Written { path, copied });
+        }
+    }
+}
+
+/// What there is around an instruction.
+#[derive(Clone, Copy)]
+pub(super) struct Around<'a> {
+    /// The working directory before it.
+    pub(super) workdir: &'a str,
+    /// The build context, if it is known.
+    pub(super) context: Option<&'a dyn ContextFiles>,
 }
 
 /// Looks at one instruction.
 pub(super) fn instruction(
     instruction: &Instruction,
     step: &Step,
-    workdir: &str,
+    around: Around<'_>,
     state: &mut State,
     at: At<'_>,
     findings: &mut Findings<'_>,
@@ -49,31 +78,34 @@ pub(super) fn instruction(
     secret_content(instruction, at, findings);
     let facts = &mut state.facts;
     match step {
-        Step::Copy(copy) => {
-            transfer(copy, facts);
-            if copy.from.is_none() {
-                secret_files(copy, at, findings);
+        Step::Copy(step) | Step::Add(step) => {
+            transfer(step, facts);
+            if step.from.is_none() {
+                secret_files(step, around.context, at, findings);
+                if let Some(context) = around.context {
+                    facts.manifests.copied(step, context);
+                }
+            } else if overlap(&step.target, around.workdir) {
+                facts.manifests.foreign();
             }
-        }
-        Step::Add(add) => {
-            transfer(add, facts);
-            secret_files(add, at, findings);
         }
         Step::Run(run) => {
-            if let Script::Shell(text) | Script::File { content: text, .. } = &run.script {
-                changed_again(text, workdir, facts, at, findings);
-                package_cache(text, run, state.scope.env(), at, findings);
-            }
-        }
-        Step::Cmd(command) | Step::Entrypoint(command) => {
-            facts.runs = true;
-            let text = match command {
-                Command::Exec(words) => words.join(" "),
-                Command::Shell(text) => text.clone(),
+            let text = match &run.script {
+                Script::Shell(text) | Script::File { content: text, .. } => text,
+                Script::Exec(words) => &words.join(" "),
             };
-            facts.next |= text.contains("next start");
+            changed_again(text, around.workdir, facts, at, findings);
+            package_cache(text, run, state.scope.env(), at, findings);
+            if let Some(context) = around.context {
+                facts.manifests.ran(text, run, context, at);
+            }
+            remember_installs(text, around.workdir, facts);
         }
-        Step::Expose(_) => facts.runs = true,
+        Step::Cmd(_) | Step::Entrypoint(_) => facts.runs = true,
+        Step::Expose(_) => {
+            facts.runs = true;
+            facts.exposes = true;
+        }
         Step::User(user) => facts.user = Some(user.clone()),
         Step::Healthcheck(check) => {
             facts.healthcheck = Some(true);
@@ -84,7 +116,8 @@ pub(super) fn instruction(
 }
 
 /// Looks at a whole stage.
-pub(super) fn at_end(stage: &Stage, state: &State, is_target: bool, findings: &mut Findings<'_>) {
+pub(super) fn at_end(stage: &Stage, state: &mut State, is_target: bool, findings: &mut Findings<'_>) {
+    state.facts.manifests.at_end(stage, findings);
     let facts = &state.facts;
     if let Some((line, span)) = facts.asks_localhost
         && facts.next
@@ -119,26 +152,24 @@ pub(super) fn at_end(stage: &Stage, state: &State, is_target: bool, findings: &m
         ),
         Some(_) => {}
     }
-    if facts.healthcheck != Some(true) {
+    if facts.exposes && facts.healthcheck != Some(true) {
         findings.report_with(
             MISSING_HEALTHCHECK,
             at,
-            "The image has no HEALTHCHECK",
+            "The image exposes a port and has no HEALTHCHECK",
             &["add `HEALTHCHECK CMD …`, or `HEALTHCHECK NONE` if something else watches it"],
         );
     }
 }
 
 fn transfer(step: &TransferStep, facts: &mut Facts) {
-    if facts.copied.len() < MAX_COPIED {
-        facts.copied.push(step.target.trim_end_matches('/').to_owned());
-    }
+    facts.wrote(step.target.trim_end_matches('/').to_owned(), true);
     facts.next |=
         step.sources.iter().any(|(text, _)| text.trim_end_matches('/').ends_with(".next/standalone"));
 }
 
 /// The commands of a shell text, each as its words. Quotes are not read: this is a skim.
-fn commands(text: &str) -> impl Iterator<Item = Vec<&str>> {
+pub(super) fn commands(text: &str) -> impl Iterator<Item = Vec<&str>> {
     text.split(['\n', ';', '|', '&', '(', ')', '{', '}']).filter_map(|command| {
         let mut words: Vec<&str> = command.split_whitespace().collect();
         let skipped = words
@@ -166,19 +197,37 @@ fn changed_again(text: &str, workdir: &str, facts: &Facts, at: At<'_>, findings:
         let paths = rest.iter().filter(|word| !word.starts_with('-')).skip(1);
         let again = paths
             .map(|path| if path.starts_with('/') { (*path).to_owned() } else { format!("{workdir}/{path}") })
-            .find(|path| facts.copied.iter().any(|copied| overlap(path, copied)));
-        if let Some(path) = again {
-            findings.report_with(
-                CHANGED_AGAIN,
-                at,
-                format!("`{tool} -R` on `{path}` stores files a second time that were copied before"),
-                &[if *tool == "chown" {
-                    "give COPY `--chown=user:group` instead"
-                } else {
-                    "give COPY `--chmod=…` instead"
-                }],
+            .find_map(|path| {
+                let written = facts.written.iter().find(|written| overlap(&path, &written.path))?;
+                Some((path, written.copied))
+            });
+        if let Some((path, copied)) = again {
+            let hint = match (copied, *tool) {
+                (true, "chown") => "give COPY `--chown=user:group` instead",
+                (true, _) => "give COPY `--chmod=…` instead",
+                (false, _) => "do it in the RUN that wrote them, or let that one run as the right user",
+            };
+            let detail = format!(
+                "`{tool} -R` on `{path}` stores files a second time that an earlier instruction wrote"
             );
+            findings.report_with(CHANGED_AGAIN, at, detail, &[hint]);
         }
+    }
+}
+
+/// What package managers write into the working directory.
+fn remember_installs(text: &str, workdir: &str, facts: &mut Facts) {
+    let installs = commands(text).any(|words| {
+        matches!(words[0], "npm" | "pnpm" | "yarn")
+            && !words.iter().any(|word| matches!(*word, "-g" | "--global" | "global"))
+            && words
+                .iter()
+                .skip(1)
+                .find(|word| !word.starts_with('-'))
+                .map_or(words[0] == "yarn", |verb| matches!(*verb, "install" | "i" | "ci" | "add"))
+    });
+    if installs {
+        facts.wrote(format!("{workdir}/node_modules"), false);
     }
 }
 
@@ -194,6 +243,7 @@ fn overlap(a: &str, b: &str) -> bool {
 /// A package manager, and how to see that it leaves nothing behind.
 struct Manager {
     names: &'static [&'static str],
+    /// An empty one: without a verb it installs.
     verbs: &'static [&'static str],
     /// A flag of the command that keeps it from storing anything.
     flag: Option<&'static str>,
@@ -206,7 +256,7 @@ struct Manager {
     hint: &'static str,
 }
 
-const MANAGERS: [Manager; 6] = [
+const MANAGERS: [Manager; 7] = [
     Manager {
         names: &["apt-get", "apt"],
         verbs: &["install", "upgrade", "dist-upgrade"],
@@ -235,8 +285,17 @@ const MANAGERS: [Manager; 6] = [
         hint: "write `RUN --mount=type=cache,target=/root/.npm npm …`, or end it with `&& npm cache clean --force`",
     },
     Manager {
+        names: &["pnpm"],
+        verbs: &["install", "i", "add", "fetch"],
+        flag: None,
+        cleaned_by: &["pnpm store prune", "/pnpm/store", "pnpm store path"],
+        mounts: &["pnpm"],
+        variable: None,
+        hint: "write `RUN --mount=type=cache,target=/root/.local/share/pnpm/store pnpm …`",
+    },
+    Manager {
         names: &["yarn"],
-        verbs: &["install", "add"],
+        verbs: &["", "install", "add"],
         flag: None,
         cleaned_by: &["yarn cache clean", "/.yarn", "/.cache/yarn"],
         mounts: &["yarn", "/.cache"],
@@ -269,13 +328,11 @@ fn package_cache(text: &str, run: &RunStep, env: &Env, at: At<'_>, findings: &mu
         targets.into_iter().any(|target| parts.iter().any(|part| target.contains(part)))
     };
     for manager in &MANAGERS {
-        let command = commands(text).find(|words| {
+        let command = commands(text).map(without_python).find(|words| {
+            let verb = words.iter().skip(1).find(|word| !word.starts_with('-')).copied().unwrap_or_default();
             manager.names.contains(&words[0])
-                && words
-                    .iter()
-                    .skip(1)
-                    .find(|word| !word.starts_with('-'))
-                    .is_some_and(|verb| manager.verbs.contains(verb))
+                && manager.verbs.contains(&verb)
+                && !words.iter().any(|word| matches!(*word, "--version" | "--help"))
                 && !manager.flag.is_some_and(|flag| words.contains(&flag))
         });
         let Some(words) = command else { continue };
@@ -294,6 +351,14 @@ fn package_cache(text: &str, run: &RunStep, env: &Env, at: At<'_>, findings: &mu
     }
 }
 
+/// `python -m pip …` is `pip …`.
+fn without_python(mut words: Vec<&str>) -> Vec<&str> {
+    if let ["python" | "python3", "-m", "pip", ..] = words.as_slice() {
+        words.drain(..2);
+    }
+    words
+}
+
 fn asks_localhost(check: &Healthcheck) -> bool {
     let Healthcheck::Check { command, .. } = check else { return false };
     let asks = |text: &str| ["localhost", "127.0.0.1", "[::1]"].iter().any(|host| text.contains(host));
@@ -302,70 +367,6 @@ fn asks_localhost(check: &Healthcheck) -> bool {
         CommandLine::Shell(text) => asks(&text.text),
     }
 }
-
-fn secret_files(step: &TransferStep, at: At<'_>, findings: &mut Findings<'_>) {
-    for (text, source) in &step.sources {
-        let name = text.trim_end_matches('/').rsplit('/').next().unwrap_or_default().to_ascii_lowercase();
-        let harmless =
-            ["example", "sample", "template", "dist", "defaults"].iter().any(|word| name.contains(word));
-        let secret = matches!(
-            name.as_str(),
-            ".npmrc"
-                | ".netrc"
-                | ".pgpass"
-                | "id_rsa"
-                | "id_ed25519"
-                | "id_ecdsa"
-                | ".pypirc"
-                | ".git-credentials"
-                | ".env"
-        ) || name.starts_with(".env.")
-            || name.ends_with(".pem")
-            || name.ends_with(".p12");
-        if *source == TransferSource::Path(text.clone()) && secret && !harmless {
-            findings.report_with(
-                SECRET_FILE,
-                at,
-                format!("`{text}` usually holds secrets, and everybody who has the image can read it"),
-                &["mount it where it is needed: `RUN --mount=type=secret,id=…`"],
-            );
-        }
-    }
-}
-
-/// A token that is known by its beginning: what it is, the beginning, how many characters follow, and which.
-type Token = (&'static str, &'static str, usize, fn(char) -> bool);
-
-fn is_word(c: char) -> bool {
-    c.is_ascii_alphanumeric()
-}
-
-fn is_dashed_word(c: char) -> bool {
-    c.is_ascii_alphanumeric() || matches!(c, '-' | '_')
-}
-
-const TOKENS: [Token; 20] = [
-    ("an access key of AWS", "AKIA", 16, is_word),
-    ("an access key of AWS", "ASIA", 16, is_word),
-    ("a token of GitHub", "ghp_", 36, is_word),
-    ("a token of GitHub", "gho_", 36, is_word),
-    ("a token of GitHub", "ghu_", 36, is_word),
-    ("a token of GitHub", "ghs_", 36, is_word),
-    ("a token of GitHub", "github_pat_", 22, is_dashed_word),
-    ("a token of GitLab", "glpat-", 20, is_dashed_word),
-    ("a token of npm", "npm_", 36, is_word),
-    ("a token of Slack", "xoxb-", 10, is_dashed_word),
-    ("a token of Slack", "xoxp-", 10, is_dashed_word),
-    ("a key of Stripe", "sk_live_", 16, is_word),
-    ("a key of Stripe", "rk_live_", 16, is_word),
-    ("a key of Google", "AIza", 35, is_dashed_word),
-    ("a key of Anthropic", "sk-ant-", 20, is_dashed_word),
-    ("a key of OpenAI", "sk-proj-", 20, is_dashed_word),
-    ("a token of Hugging Face", "hf_", 34, is_word),
-    ("a token of DigitalOcean", "dop_v1_", 64, is_word),
-    ("a token of Docker Hub", "dckr_pat_", 20, is_dashed_word),
-    ("a JSON web token", "eyJhbGciOi", 20, is_dashed_word),
-];
 
 /// The value itself is never repeated: findings end up in logs.
 fn secret_content(instruction: &Instruction, at: At<'_>, findings: &mut Findings<'_>) {
@@ -388,93 +389,9 @@ fn secret_content(instruction: &Instruction, at: At<'_>, findings: &mut Findings
     }
 }
 
-fn secrets_in(text: &str) -> Vec<&'static str> {
-    let mut found = Vec::new();
-    for (kind, beginning, length, belongs) in TOKENS {
-        let is_token = |at: usize| {
-            let before = text[..at].chars().next_back();
-            let rest = &text[at + beginning.len()..];
-            !before.is_some_and(is_dashed_word)
-                && rest.chars().take(length).filter(|c| belongs(*c)).count() == length
-        };
-        if text.match_indices(beginning).any(|(at, _)| is_token(at)) {
-            found.push(kind);
-        }
-    }
-    if text.match_indices("-----BEGIN ").any(|(at, _)| {
-        text[at..]
-            .lines()
-            .next()
-            .is_some_and(|line| line.chars().take(60).collect::<String>().contains("PRIVATE KEY-----"))
-    }) {
-        found.push("a private key");
-    }
-    if text.match_indices("://").any(|(at, _)| has_password(&text[at + 3..])) {
-        found.push("a password in a URL");
-    }
-    found
-}
-
-/// Whether a URL, behind its scheme, has a password that is not just a placeholder.
-fn has_password(rest: &str) -> bool {
-    const PLACEHOLDERS: [&str; 14] = [
-        "password",
-        "passwd",
-        "pass",
-        "placeholder",
-        "changeme",
-        "example",
-        "secret",
-        "postgres",
-        "root",
-        "admin",
-        "user",
-        "test",
-        "dev",
-        "token",
-    ];
-    let end = rest
-        .find(|c: char| c.is_whitespace() || matches!(c, '/' | '"' | '\'' | '?' | '#'))
-        .unwrap_or(rest.len());
-    let Some((user, password)) = rest[..end].rsplit_once('@').and_then(|(login, _)| login.split_once(':'))
-    else {
-        return false;
-    };
-    let lower = password.to_ascii_lowercase();
-    !password.is_empty()
-        && !user.is_empty()
-        && password != user
-        && !password.contains(['$', '<', '{', '*', '%', '`'])
-        && !PLACEHOLDERS.contains(&lower.as_str())
-        && !lower.chars().all(|c| c == 'x' || c == '.')
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn secrets_are_known_by_their_form() {
-        for text in [
-            "ENV X=AKIAIOSFODNN7EXAMPLE",
-            "curl -H ghp_0123456789abcdefghijABCDEFGHIJ012345",
-            "-----BEGIN RSA PRIVATE KEY-----\n",
-            "postgres://app:s3cr3tvalue@db:5432/x",
-        ] {
-            assert_eq!(secrets_in(text).len(), 1, "{text}");
-        }
-        for text in [
-            "postgresql://placeholder:placeholder@placeholder:5432/placeholder?schema=public",
-            "https://user:$TOKEN@host/x",
-            "https://host:8080/a@b",
-            "AKIA",
-            "xAKIAIOSFODNN7EXAMPLE",
-            "npm_config_cache=/x",
-            "-----BEGIN CERTIFICATE-----",
-        ] {
-            assert!(secrets_in(text).is_empty(), "{text}");
-        }
-    }
 
     #[test]
     fn commands_are_skimmed() {

@@ -10,6 +10,12 @@ pub struct Rule {
 }
 
 impl Rule {
+    /// Checked by whoever knows the files of the context: the pattern stands in the ignore file, not in the Dockerfile.
+    pub const ROOT_ONLY_IGNORE: Self = ROOT_ONLY_IGNORE;
+
+    /// Also said when a later step of a build fails.
+    pub const MISSING_MANIFEST: Self = MISSING_MANIFEST;
+
     /// The page that explains it. Of BuildKit's rules; one has none.
     pub fn url(&self) -> Option<String> {
         if self.is_own() || self.name == INVALID_BASE_IMAGE_PLATFORM.name {
@@ -93,6 +99,10 @@ rules! { OWN_RULES:
     SECRET_FILE "wbuild/SecretFile" "A file that usually holds secrets is copied into the image" false,
     LOCALHOST_HEALTHCHECK "wbuild/LocalhostHealthcheck"
         "Next.js listens on $HOSTNAME, which is the container's name and not localhost" false,
+    ROOT_ONLY_IGNORE "wbuild/RootOnlyIgnore"
+        "A pattern of the ignore file acts on the root only, and files like it elsewhere are part of the context" false,
+    MISSING_MANIFEST "wbuild/MissingManifest"
+        "pnpm installs a workspace without the manifests of packages that it needs" false,
     HIDDEN_TEXT "wbuild/HiddenText" "Characters that change the direction of text hide what a line does" false,
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use wbuild_report::{Diagnostic, Span};
 
-use super::own::{self, Facts};
+use super::own::{self, Around, Facts};
 use super::rule::{
     COPY_IGNORED_FILE, EXPOSE_INVALID_FORMAT, EXPOSE_PROTO_CASING, INVALID_BASE_IMAGE_PLATFORM,
     JSON_ARGS_RECOMMENDED, LEGACY_KEY_VALUE_FORMAT, MULTIPLE_INSTRUCTIONS_DISALLOWED,
@@ -92,7 +92,7 @@ pub(super) fn check(
             walk.instruction(instruction, at);
         }
         if lint.own_rules {
-            own::at_end(stage, &state, target == Some(stage.index), findings);
+            own::at_end(stage, &mut state, target == Some(stage.index), findings);
         }
         states.push(Some(state));
     }
@@ -221,7 +221,8 @@ impl Walk<'_, '_> {
             _ => {}
         }
         if self.lint.own_rules {
-            own::instruction(instruction, &applied.step, &before, self.state, at, self.findings);
+            let around = Around { workdir: &before, context: self.lint.context };
+            own::instruction(instruction, &applied.step, around, self.state, at, self.findings);
         }
     }
 
@@ -340,7 +341,7 @@ fn clean(path: &str) -> String {
 }
 
 /// Whether a name is that of a secret: one of its words says so, and none says that it is public, a file or a version.
-fn is_secret_name(name: &str) -> bool {
+pub(super) fn is_secret_name(name: &str) -> bool {
     const SECRET: [&str; 10] = [
         "apikey",
         "auth",

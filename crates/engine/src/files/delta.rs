@@ -7,6 +7,9 @@ use wbuild_tree::{
 use super::error::FileError;
 use super::links;
 
+/// Nothing longer can be opened on Linux.
+const PATH_MAX: usize = 4095;
+
 /// A delta in the making, seen as the root file system that results.
 pub(super) struct Delta<'a, L> {
     pub(super) trees: &'a dyn TreeSource,
@@ -124,6 +127,9 @@ impl<'a, L: Lookup> Delta<'a, L> {
 
     /// Puts `entry` at `path`, with the parents as they are.
     pub(super) fn put(&mut self, path: &EntryPath, entry: Entry) -> Result<(), FileError<L::Error>> {
+        if path.as_bytes().len() > PATH_MAX {
+            return Err(FileError::TooLong { path: path.clone() });
+        }
         self.parents(path, &Meta::new(0o755))?;
         self.insert(path, entry)
     }
@@ -131,19 +137,19 @@ impl<'a, L: Lookup> Delta<'a, L> {
     /// Makes the directories at and above `path`, which has no links in it, as far as they are missing; nothing at all when
     /// they are there.
     pub(super) fn make_missing(&mut self, path: &EntryPath, made: &Meta) -> Result<(), FileError<L::Error>> {
-        if path.is_root() || self.repeated.contains(path) {
+        if self.repeated.contains(path) {
             return Ok(());
         }
-        match self.entry(path).map_err(ResolveError::Lookup)? {
-            Some(entry) if entry.is_directory() => Ok(()),
-            Some(_) => Err(FileError::NotADirectory { path: path.clone() }),
-            None => {
-                if let Some(parent) = path.parent() {
-                    self.make_missing(&parent, made)?;
-                }
-                self.put(path, Entry::directory(made.clone(), Subtree::empty()))
+        let mut here = EntryPath::root();
+        for name in path.components() {
+            here = here.join(&name);
+            match self.entry(&here).map_err(ResolveError::Lookup)? {
+                Some(entry) if entry.is_directory() => {}
+                Some(_) => return Err(FileError::NotADirectory { path: here }),
+                None => self.put(&here, Entry::directory(made.clone(), Subtree::empty()))?,
             }
         }
+        Ok(())
     }
 
     /// As [`make_missing`](Self::make_missing), links followed; says where the directory is.

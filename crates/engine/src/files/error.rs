@@ -69,6 +69,12 @@ pub enum FileError<E> {
         /// What is there.
         path: EntryPath,
     },
+    /// A path that no Linux system could open.
+    #[error("the path `{}…` is longer than 4095 bytes", path.to_string().chars().take(100).collect::<String>())]
+    TooLong {
+        /// The path.
+        path: EntryPath,
+    },
     /// A path leads nowhere.
     #[error(transparent)]
     Resolve(#[from] ResolveError<E>),
@@ -169,6 +175,12 @@ impl<E> Hint for FileError<E> {
             Self::Owner(error) => error.hints(),
             Self::Archive { source: UnpackError::Whiteout { .. }, .. } => {
                 vec!["rename the file in the archive, or keep it packed with --unpack=false".to_owned()]
+            }
+            Self::IsDirectory { .. } => {
+                vec!["give the file another name, or remove the directory in an earlier step".to_owned()]
+            }
+            Self::NotADirectory { .. } => {
+                vec!["name another destination, or remove the file in an earlier step".to_owned()]
             }
             _ => Vec::new(),
         }

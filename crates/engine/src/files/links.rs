@@ -4,11 +4,13 @@
 use std::collections::BTreeMap;
 
 use wbuild_oci::Digest;
-use wbuild_tree::{Directory, Entry, LinkId, Meta, Node, Subtree, TreeLoadError, TreeSource};
+use wbuild_tree::{Entry, LinkId, Meta, Name, Node, Subtree, Time, TreeLoadError, TreeSource, Visit, walk};
+
+use super::rewrite::{Step, rewrite};
 
 /// What two names of one inode have in common. A tree that was merged from several may have one number for groups of
 /// different ones; the rest of this tells them apart.
-type Inode = (LinkId, Digest, u16, u32, u32, wbuild_tree::Time);
+type Inode = (LinkId, Digest, u16, u32, u32, Time);
 
 /// The groups of one copy, by those of its source.
 #[derive(Debug)]
@@ -44,54 +46,32 @@ pub(super) fn renumbered(trees: &dyn TreeSource, tree: &Subtree) -> Result<Subtr
         return Ok(tree.clone());
     }
     let mut names: BTreeMap<Inode, usize> = BTreeMap::new();
-    count(trees, tree, &mut names)?;
+    walk(trees, tree, &mut |_, entry| {
+        if let Node::File { content, link: Some(link), .. } = &entry.node {
+            *names.entry(inode(*link, *content, &entry.meta)).or_default() += 1;
+        }
+        let linked = entry.contents().is_some_and(Subtree::has_links);
+        Ok::<_, TreeLoadError>(if linked { Visit::Into } else { Visit::Skip })
+    })?;
     let mut groups = Groups::from(0);
-    rewrite(trees, tree, &mut |entry| {
-        let Node::File { content, link, .. } = &mut entry.node else { return };
-        if let Some(id) = *link {
+    let mut step = |(): &(), _: &Name, entry: &Entry| {
+        let mut entry = entry.clone();
+        if entry.contents().is_some_and(Subtree::has_links) {
+            return Ok(Step::Into { directory: entry, state: () });
+        }
+        if let Node::File { content, link, .. } = &mut entry.node
+            && let Some(id) = *link
+        {
             let shared = names.get(&inode(id, *content, &entry.meta)).is_some_and(|names| *names > 1);
             *link = shared.then(|| groups.of(id, *content, &entry.meta));
         }
-    })
+        Ok(Step::Keep(entry))
+    };
+    rewrite(trees, tree, (), &mut step, &mut |(), _| true)
 }
 
 fn inode(link: LinkId, content: Digest, meta: &Meta) -> Inode {
     (link, content, meta.mode, meta.uid, meta.gid, meta.mtime)
-}
-
-fn count(
-    trees: &dyn TreeSource,
-    tree: &Subtree,
-    names: &mut BTreeMap<Inode, usize>,
-) -> Result<(), TreeLoadError> {
-    for entry in tree.open(trees)?.entries.values() {
-        match &entry.node {
-            Node::File { content, link: Some(link), .. } => {
-                *names.entry(inode(*link, *content, &entry.meta)).or_default() += 1;
-            }
-            Node::Directory { contents, .. } if contents.has_links() => count(trees, contents, names)?,
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
-fn rewrite(
-    trees: &dyn TreeSource,
-    tree: &Subtree,
-    change: &mut dyn FnMut(&mut Entry),
-) -> Result<Subtree, TreeLoadError> {
-    let mut directory = Directory::clone(&*tree.open(trees)?);
-    for entry in directory.entries.values_mut() {
-        if let Node::Directory { contents, .. } = &mut entry.node {
-            if contents.has_links() {
-                *contents = rewrite(trees, contents, change)?;
-            }
-        } else {
-            change(entry);
-        }
-    }
-    Ok(Subtree::new(directory))
 }
 
 #[cfg(test)]

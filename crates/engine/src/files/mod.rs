@@ -7,6 +7,7 @@ mod error;
 mod links;
 mod native;
 mod origin;
+mod rewrite;
 mod take;
 mod transfer;
 mod unpack;

@@ -13,6 +13,7 @@ use wbuild_tree::{
 
 use super::links;
 use super::origin::Origin;
+use super::rewrite::{Step, rewrite};
 
 /// One thing that a source is.
 #[derive(Clone, Debug)]
@@ -179,9 +180,7 @@ impl<O: Origin + ?Sized> Taker<'_, O> {
             SourcePattern::Path(path) => Ok(vec![(path.clone(), self.follow(path)?)]),
             SourcePattern::Wildcard { below, wildcard } => {
                 let top = self.follow(below)?;
-                let mut found = Vec::new();
-                self.matching(&top, &EntryPath::root(), wildcard, &mut found)?;
-                found
+                self.matching(&top, wildcard)?
                     .into_iter()
                     .map(|path| {
                         let reached = self.follow(&path)?;
@@ -203,23 +202,26 @@ impl<O: Origin + ?Sized> Taker<'_, O> {
         }
     }
 
-    fn matching(
-        &self,
-        top: &EntryPath,
-        below: &EntryPath,
-        wildcard: &Wildcard,
-        found: &mut Vec<EntryPath>,
-    ) -> Result<(), TakeError<O::Error>> {
-        let names = self.origin.names(&top.join_path(below));
-        for (name, is_directory) in names.map_err(|error| TakeError::Resolve(ResolveError::Lookup(error)))? {
+    /// What matches below `top`, in the order of names.
+    fn matching(&self, top: &EntryPath, wildcard: &Wildcard) -> Result<Vec<EntryPath>, TakeError<O::Error>> {
+        let names = |below: &EntryPath| {
+            let names = self.origin.names(&top.join_path(below));
+            names.map(Vec::into_iter).map_err(|error| TakeError::Resolve(ResolveError::Lookup(error)))
+        };
+        let mut found = Vec::new();
+        let mut stack = vec![(EntryPath::root(), names(&EntryPath::root())?)];
+        while let Some((below, mut rest)) = stack.pop() {
+            let Some((name, is_directory)) = rest.next() else { continue };
             let path = below.join(&name);
+            stack.push((below, rest));
             if wildcard.matches(path.as_bytes()) {
                 found.push(top.join_path(&path));
             } else if is_directory && wildcard.leads_to(path.as_bytes()) {
-                self.matching(top, &path, wildcard, found)?;
+                let inside = names(&path)?;
+                stack.push((path, inside));
             }
         }
-        Ok(())
+        Ok(found)
     }
 
     fn entry(&self, path: &EntryPath) -> Result<Option<Entry>, TakeError<O::Error>> {
@@ -363,28 +365,30 @@ impl<O: Origin + ?Sized> Taker<'_, O> {
         passed: &mut BTreeSet<EntryPath>,
         included: &mut bool,
     ) -> Result<Subtree, TreeLoadError> {
-        let mut kept = Directory::default();
-        for (name, entry) in &contents.open(self.trees)?.entries {
-            let below = path.join(name);
-            match self.judge(level, &below, entry.is_directory(), parents, included) {
-                Kept::Nothing => {}
-                Kept::Whole => {
-                    kept.entries.insert(name.clone(), entry.clone());
-                }
-                Kept::Part { itself, level } => {
-                    let Some(contents) = entry.contents() else { continue };
-                    let contents = self.sieve(contents, &below, &level, parents, passed, included)?;
-                    if !itself {
-                        if contents.is_empty() {
-                            continue;
-                        }
-                        passed.insert(below);
-                    }
-                    kept.entries.insert(name.clone(), Entry::directory(entry.meta.clone(), contents));
-                }
-            }
+        /// A directory that is being looked through.
+        struct Here {
+            path: EntryPath,
+            level: Level,
+            itself: bool,
         }
-        Ok(Subtree::new(kept))
+        let top = Here { path: path.clone(), level: level.clone(), itself: true };
+        let mut step = |here: &Here, name: &Name, entry: &Entry| {
+            let path = here.path.join(name);
+            Ok(match self.judge(&here.level, &path, entry.is_directory(), parents, included) {
+                Kept::Nothing => Step::Drop,
+                Kept::Whole => Step::Keep(entry.clone()),
+                Kept::Part { itself, level } => {
+                    Step::Into { directory: entry.clone(), state: Here { path, level, itself } }
+                }
+            })
+        };
+        let mut stays = |here: &Here, contents: &Subtree| {
+            if here.itself {
+                return true;
+            }
+            !contents.is_empty() && passed.insert(here.path.clone())
+        };
+        rewrite(self.trees, contents, top, &mut step, &mut stays)
     }
 }
 

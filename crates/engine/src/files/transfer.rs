@@ -5,8 +5,7 @@ use std::collections::BTreeSet;
 
 use wbuild_graph::{Owner, Transfer, TransferSource, Unpack};
 use wbuild_tree::{
-    Chmod, Directory, Entry, EntryPath, Lookup, Meta, Name, Node, ResolveError, Subtree, Time, TreeLoadError,
-    TreeSource,
+    Chmod, Entry, EntryPath, Lookup, Meta, Name, Node, ResolveError, Subtree, Time, TreeLoadError, TreeSource,
 };
 
 use super::account;
@@ -14,6 +13,7 @@ use super::delta::Delta;
 use super::error::FileError;
 use super::links::Groups;
 use super::origin::Inputs;
+use super::rewrite::{Step, rewrite};
 use super::take::{Excludes, TakeError, Taken, What, take};
 use super::{ContentStore, error::UnpackError};
 
@@ -138,7 +138,7 @@ impl<L: Lookup> Delta<'_, L> {
         if !target.is_directory() {
             return Err(FileError::DirectoryOverFile { path: target.path });
         }
-        self.merge(&mut change, &target.path, contents, passed, &EntryPath::root())?;
+        self.merge(&mut change, &target.path, contents, passed)?;
         self.groups = change.groups.next();
         // As on a file system where the copy sets the time of the directory that it copied into, if it wrote there.
         if let (Some(mtime), Some(entry)) = (mtime, self.builder.get(self.trees, &target.path)?)
@@ -156,34 +156,37 @@ impl<L: Lookup> Delta<'_, L> {
         target: &EntryPath,
         contents: &Subtree,
         passed: &BTreeSet<EntryPath>,
-        below: &EntryPath,
     ) -> Result<(), FileError<L::Error>> {
-        for (name, entry) in &contents.open(self.trees)?.entries {
-            let (path, below) = (target.join(name), below.join(name));
-            let existing = self.entry(&path).map_err(ResolveError::Lookup)?;
-            match (entry.contents(), existing) {
-                (Some(contents), Some(existing)) if existing.is_directory() => {
-                    let meta = if passed.contains(&below) {
-                        // BuildKit sets its mode, and nothing else.
-                        Meta { mode: entry.meta.mode, ..existing.meta }
-                    } else {
-                        let mut meta = change.meta(entry);
-                        let mut xattrs = existing.meta.xattrs;
-                        meta.xattrs.iter().for_each(|(name, value)| xattrs.insert(name, value));
-                        meta.xattrs = xattrs;
-                        meta
-                    };
-                    self.parents(&path, &Meta::new(0o755))?;
-                    self.describe(&path, meta)?;
-                    self.merge(change, &path, contents, passed, &below)?;
-                }
-                (Some(_), Some(_)) => return Err(FileError::DirectoryOverFile { path }),
-                (None, Some(existing)) if existing.is_directory() => {
-                    return Err(FileError::FileOverDirectory { path });
-                }
-                _ => {
-                    let entry = change.entry(self.trees, entry)?;
-                    self.put(&path, entry)?;
+        // Without recursion: trees can be thousands of levels deep.
+        let mut pending = vec![(target.clone(), contents.clone(), EntryPath::root())];
+        while let Some((target, contents, below)) = pending.pop() {
+            for (name, entry) in &contents.open(self.trees)?.entries {
+                let (path, below) = (target.join(name), below.join(name));
+                let existing = self.entry(&path).map_err(ResolveError::Lookup)?;
+                match (entry.contents(), existing) {
+                    (Some(contents), Some(existing)) if existing.is_directory() => {
+                        let meta = if passed.contains(&below) {
+                            // BuildKit sets its mode, and nothing else.
+                            Meta { mode: entry.meta.mode, ..existing.meta }
+                        } else {
+                            let mut meta = change.meta(entry);
+                            let mut xattrs = existing.meta.xattrs;
+                            meta.xattrs.iter().for_each(|(name, value)| xattrs.insert(name, value));
+                            meta.xattrs = xattrs;
+                            meta
+                        };
+                        self.parents(&path, &Meta::new(0o755))?;
+                        self.describe(&path, meta)?;
+                        pending.push((path, contents.clone(), below));
+                    }
+                    (Some(_), Some(_)) => return Err(FileError::DirectoryOverFile { path }),
+                    (None, Some(existing)) if existing.is_directory() => {
+                        return Err(FileError::FileOverDirectory { path });
+                    }
+                    _ => {
+                        let entry = change.entry(self.trees, entry)?;
+                        self.put(&path, entry)?;
+                    }
                 }
             }
         }
@@ -220,31 +223,40 @@ impl<'a> Change<'a> {
         meta
     }
 
+    /// The entry as it is copied, with all that is in it.
     fn entry(&mut self, trees: &dyn TreeSource, entry: &Entry) -> Result<Entry, TreeLoadError> {
-        let node = match &entry.node {
-            Node::Directory { contents, opaque } => {
-                Node::Directory { contents: self.contents(trees, contents)?, opaque: *opaque }
-            }
-            Node::File { content, size, link: Some(link) } => {
-                let link = Some(self.groups.of(*link, *content, &entry.meta));
-                Node::File { content: *content, size: *size, link }
-            }
-            node => node.clone(),
-        };
-        Ok(Entry { meta: self.meta(entry), node })
+        let mut copied = self.alone(entry);
+        if let Node::Directory { contents, .. } = &mut copied.node {
+            *contents = self.contents(trees, contents)?;
+        }
+        Ok(copied)
+    }
+
+    /// The entry as it is copied; what is in a directory is as it was.
+    fn alone(&mut self, entry: &Entry) -> Entry {
+        let mut copied = Entry { meta: self.meta(entry), node: entry.node.clone() };
+        if let Node::File { content, link: Some(link), .. } = &mut copied.node {
+            *link = self.groups.of(*link, *content, &entry.meta);
+        }
+        copied
+    }
+
+    /// Whether what is in a directory is copied as it is.
+    fn keeps(&self, contents: &Subtree) -> bool {
+        self.owner.is_none() && self.mode.is_none() && !contents.has_links() || contents.is_empty()
     }
 
     /// Opens only what changes.
     fn contents(&mut self, trees: &dyn TreeSource, contents: &Subtree) -> Result<Subtree, TreeLoadError> {
-        let same = self.owner.is_none() && self.mode.is_none() && !contents.has_links();
-        if same || contents.is_empty() {
+        if self.keeps(contents) {
             return Ok(contents.clone());
         }
-        let mut changed = Directory::default();
-        for (name, entry) in &contents.open(trees)?.entries {
-            changed.entries.insert(name.clone(), self.entry(trees, entry)?);
-        }
-        Ok(Subtree::new(changed))
+        let mut step = |(): &(), _: &Name, entry: &Entry| {
+            let copied = self.alone(entry);
+            let changes = copied.contents().is_some_and(|contents| !self.keeps(contents));
+            Ok(if changes { Step::Into { directory: copied, state: () } } else { Step::Keep(copied) })
+        };
+        rewrite(trees, contents, (), &mut step, &mut |(), _| true)
     }
 }
 

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use wbuild_dockerfile::{Dockerfile, GlobalScope, Settings, StageGraph};
 use wbuild_graph::{Graph, ImageRef, NetworkMode, StepLimits};
 use wbuild_oci::{ImageConfig, Platform};
-use wbuild_report::Diagnostic;
+use wbuild_report::{Diagnostic, VertexId};
 
 use crate::{Definition, Target};
 
@@ -89,7 +89,9 @@ pub struct DockerfileBuild {
     pub definition: Definition,
     /// The stages that were lowered, by index: those that lint rules about values look at.
     pub stages: BTreeSet<usize>,
-    /// Which sources of the main context are used, for messages.
+    /// The steps of each stage, by the name that progress shows.
+    pub steps: BTreeMap<String, Vec<VertexId>>,
+    /// The variables before the first stage.
     pub global: Arc<GlobalScope>,
 }
 
@@ -128,7 +130,7 @@ pub fn lower_dockerfile(input: &DockerfileInput<'_>) -> Result<Lowered, Vec<Diag
         }
         let mut lowering = Lowering::new(input, &global, &stages, &lines);
         lowering.all(&reachable, target);
-        let Lowering { graph, built, errors, missing, unreached, .. } = lowering;
+        let Lowering { graph, built, errors, missing, unreached, steps, .. } = lowering;
         if !errors.is_empty() {
             return Err(errors);
         }
@@ -153,7 +155,7 @@ pub fn lower_dockerfile(input: &DockerfileInput<'_>) -> Result<Lowered, Vec<Diag
             history: state.rows(),
         };
         let definition = definition(graph, name, target);
-        return Ok(Lowered::Done(Box::new(DockerfileBuild { definition, stages: reachable, global })));
+        return Ok(Lowered::Done(Box::new(DockerfileBuild { definition, stages: reachable, steps, global })));
     }
 }
 
@@ -161,6 +163,7 @@ fn definition(graph: Graph, name: String, target: Target) -> Definition {
     Definition {
         graph,
         targets: BTreeMap::from([(name.clone(), target)]),
+        prevented: BTreeMap::new(),
         default_target: name,
         warnings: Vec::new(),
     }

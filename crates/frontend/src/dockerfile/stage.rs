@@ -86,6 +86,8 @@ pub(super) struct Lowering<'a> {
     pub(super) errors: Vec<Diagnostic>,
     /// Images whose configuration is wanted.
     pub(super) missing: Vec<ImageRef>,
+    /// The steps of each stage.
+    pub(super) steps: BTreeMap<String, Vec<VertexId>>,
     /// Stages that a trigger uses, and that nothing had asked for.
     pub(super) unreached: BTreeSet<usize>,
     scratch: Option<VertexId>,
@@ -124,6 +126,7 @@ impl<'a> Lowering<'a> {
             users: BTreeMap::new(),
             errors: Vec::new(),
             missing: Vec::new(),
+            steps: BTreeMap::new(),
             unreached: BTreeSet::new(),
             scratch: None,
             images: Vec::new(),
@@ -350,7 +353,10 @@ impl<'a> Lowering<'a> {
         *ordinal += 1;
         let identity = format!("{}/{}/{keyword}#{ordinal}", self.input.project, at.stage);
         let origin = Origin { file: Arc::clone(&at.instruction.file), span: at.instruction.span };
-        self.graph.add(Vertex { op, inputs, name, identity, minor: false, origin: Some(origin) })
+        let vertex =
+            self.graph.add(Vertex { op, inputs, name, identity, minor: false, origin: Some(origin) });
+        self.steps.entry(at.stage.to_owned()).or_default().push(vertex);
+        vertex
     }
 
     /// Adds a vertex that belongs to an instruction and is not worth a line of its own.

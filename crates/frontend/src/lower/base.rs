@@ -20,12 +20,12 @@ impl Lowering<'_> {
         for (index, line) in spec.toolchain.iter().enumerate() {
             let exec = Exec {
                 argv: vec!["/bin/sh".to_owned(), "-c".to_owned(), line.clone()],
-                env: environments.image(),
+                env: environments.toolchain(),
                 cwd: root(),
                 user: String::new(),
                 network: NetworkMode::Default,
                 privileges: PrivilegeSet::Run,
-                mounts: Vec::new(),
+                mounts: self.toolchain_noise(),
                 secret_env: Vec::new(),
                 hosts: Vec::new(),
                 limits: StepLimits::default(),

@@ -1,8 +1,8 @@
 use std::collections::BTreeSet;
 
 use wbuild_graph::{
-    Cache, CacheSharing, Capture, EnvInKey, Environment, Exec, Mount, MountKind, Op, PrivilegeSet, SecretEnv,
-    StepLimits, StepTimes,
+    Cache, CacheSharing, Capture, EnvInKey, Environment, Exec, FailureHint, Mount, MountKind, Op,
+    PrivilegeSet, SecretEnv, StepLimits, StepTimes,
 };
 use wbuild_report::VertexId;
 use wbuild_tree::EntryPath;
@@ -34,9 +34,6 @@ const SCRATCH: [&str; 7] = [
     "app/**/*.tsbuildinfo",
     "app/**/next-env.d.ts",
 ];
-
-/// Files that are named in the error of a failing task.
-const NEAR_MISSES: usize = 10;
 
 /// The built workspace.
 #[derive(Debug)]
@@ -88,10 +85,12 @@ impl Lowering<'_> {
         let message =
             format!("`{}` has no script `{}`, so there is nothing to build", app.name, spec.build.task);
         let package = in_workspace(&app.dir, "package.json");
-        self.diagnostics.push(
-            spec.error("build.task", message, "this task")
-                .hint(format!("add it to `scripts` in {package}, or name another task in `build.task`")),
-        );
+        let error = spec
+            .error("build.task", message, "this task")
+            .hint(format!("add it to `scripts` in {package}, or name another task in `build.task`"));
+        for target in ["builder", "runner"] {
+            self.prevented(target, error.clone());
+        }
     }
 
     /// One task: what it wrote, as a delta.
@@ -240,21 +239,17 @@ fn before(tasks: &[Task], index: usize) -> BTreeSet<usize> {
     found
 }
 
-fn near_misses(task: &Task) -> Vec<String> {
-    if task.near_misses.is_empty() {
-        return Vec::new();
-    }
-    let named: Vec<String> =
-        task.near_misses.iter().take(NEAR_MISSES).map(|path| format!("`{}`", shown(path))).collect();
-    let more = match task.near_misses.len() - named.len() {
-        0 => String::new(),
-        more => format!(" and {more} more"),
+/// For each file that lies near but that the task does not see, in case it asks for it.
+fn near_misses(task: &Task) -> Vec<FailureHint> {
+    let hint = |path: &EntryPath| FailureHint {
+        text: format!(
+            "`{}` exists, but is not among the inputs of `{}`; if it needs it, add it to `inputs` in turbo.json",
+            shown(path),
+            task.id
+        ),
+        when_mentioned: Some(shown(&in_root(path))),
     };
-    vec![format!(
-        "files that lie near but are not among its inputs: {}{more}; if it needs one, add it to `inputs` of `{}` in turbo.json",
-        named.join(", "),
-        task.id
-    )]
+    task.near_misses.iter().map(hint).collect()
 }
 
 fn in_workspace(dir: &EntryPath, name: &str) -> String {

@@ -1,6 +1,6 @@
 use wbuild_graph::{
-    Cache, CacheSharing, Capture, Copy, Exec, FileAction, FileOp, Mount, MountKind, NetworkMode, Op,
-    PrivilegeSet, StepLimits, StepTimes,
+    Cache, CacheSharing, Capture, Copy, Exec, FailureHint, FileAction, FileOp, Mount, MountKind, NetworkMode,
+    Op, PrivilegeSet, StepLimits, StepTimes,
 };
 use wbuild_report::VertexId;
 
@@ -10,6 +10,9 @@ use crate::HistoryRow;
 
 /// Where pnpm's store is mounted. pnpm writes the path into `node_modules/.modules.yaml`.
 const STORE: &str = "pnpm/store";
+
+/// What a person would type for the install.
+const INSTALL: &str = "pnpm install --frozen-lockfile";
 
 /// The installed dependencies.
 #[derive(Debug)]
@@ -32,7 +35,7 @@ impl Lowering<'_> {
         let install = self.add_minor("deps/diff", "[deps] node_modules", Op::Diff, vec![before, after]);
 
         let copied = HistoryRow::delta("COPY pruned manifests and lockfile to /app");
-        let installed = HistoryRow::delta("RUN pnpm install --frozen-lockfile");
+        let installed = HistoryRow::delta(format!("RUN {INSTALL}"));
         let mut history = base.history.clone();
         history.extend([copied.clone(), installed.clone()]);
         let mut layers = vec![(files, copied), (install, installed)];
@@ -68,7 +71,7 @@ impl Lowering<'_> {
 
     fn install(&self, environments: &Environments) -> Exec {
         let project = self.input.project;
-        let mut script = "pnpm install --frozen-lockfile --ignore-scripts\n".to_owned();
+        let mut script = format!("{INSTALL} --ignore-scripts\n");
         if project.install.builds {
             // Only what `onlyBuiltDependencies` allows; projects have no scripts here, since their manifests are
             // reduced to what an install reads.
@@ -78,7 +81,7 @@ impl Lowering<'_> {
             script.push_str(&format!("node -e '{NORMALISE}'\n"));
         }
         Exec {
-            argv: vec!["/bin/sh".to_owned(), "-ec".to_owned(), script],
+            argv: shell(script, INSTALL),
             // NODE_ENV is not production here: a build needs the development dependencies.
             env: environments.pnpm(&[
                 ("store_dir", "/pnpm/store"),
@@ -92,17 +95,34 @@ impl Lowering<'_> {
             user: String::new(),
             network: network(self.spec().install.network),
             privileges: PrivilegeSet::Task,
-            mounts: [self.pnpm_store()].into_iter().chain(self.credentials()).collect(),
+            mounts: [self.pnpm_store()]
+                .into_iter()
+                .chain(self.install_noise())
+                .chain(self.credentials())
+                .collect(),
             secret_env: Vec::new(),
             hosts: Vec::new(),
             limits: StepLimits::default(),
             capture: Capture::All,
             times: StepTimes::Kept,
-            on_failure: vec![
-                "pnpm sees only the manifests and the lockfile of the application's closure; `wbuild workspace` lists it"
-                    .to_owned(),
-            ],
+            on_failure: self.install_hints(),
         }
+    }
+
+    fn install_hints(&self) -> Vec<FailureHint> {
+        let missing = self.missing_credentials().map(|name| {
+            FailureHint::always(format!(
+                "`.npmrc` names `${{{name}}}`, and no secret of that name was given: --secret id={name},env={name}"
+            ))
+        });
+        let closure = "pnpm sees only the manifests and the lockfile of the application's closure; `wbuild workspace` lists it";
+        missing.chain([FailureHint::always(closure)]).collect()
+    }
+
+    /// What the repository's credentials name, and nobody gave. It may be for a registry that nothing comes from.
+    pub(super) fn missing_credentials(&self) -> impl Iterator<Item = &String> {
+        let names = self.input.project.install.credential_names.iter();
+        names.filter(|name| !self.input.secrets.contains(*name))
     }
 
     /// The repository's credentials as the user's own `.npmrc`, in memory. `${NAME}` in it is a secret of that name: the
@@ -154,6 +174,7 @@ impl Lowering<'_> {
         }
         let mut commands = String::new();
         let mut names: Vec<String> = Vec::new();
+        let mut runs: Vec<String> = Vec::new();
         for script in scripts {
             commands.push_str(&format!(
                 "cd {}\npnpm run {}\n",
@@ -161,6 +182,7 @@ impl Lowering<'_> {
                 quote(&script.event)
             ));
             names.push(format!("{} of {}", script.event, script.package));
+            runs.push(format!("pnpm --filter {} run {}", script.package, script.event));
         }
         let paths: Vec<_> = scripts.iter().flat_map(|script| script.inputs.iter().cloned()).collect();
         let mut inputs = vec![base.vertex];
@@ -169,7 +191,7 @@ impl Lowering<'_> {
         let before =
             self.add_minor("builder/lifecycle/before", "[builder] lifecycle /app", Op::Merge, inputs);
         let exec = Exec {
-            argv: vec!["/bin/sh".to_owned(), "-ec".to_owned(), commands],
+            argv: shell(commands, &runs.join(" && ")),
             // Each script is named here, so pnpm must not run its neighbours `pre…` and `post…` as well.
             env: environments.pnpm(&[
                 ("enable_pre_post_scripts", "false"),
@@ -180,7 +202,7 @@ impl Lowering<'_> {
             user: String::new(),
             network: network(self.spec().install.network),
             privileges: PrivilegeSet::Task,
-            mounts: Vec::new(),
+            mounts: self.install_noise().into(),
             secret_env: Vec::new(),
             hosts: Vec::new(),
             limits: StepLimits::default(),
@@ -215,6 +237,12 @@ for (const name of fs.existsSync(dir) ? fs.readdirSync(dir) : []) {
 
 pub(super) fn network(allowed: bool) -> NetworkMode {
     if allowed { NetworkMode::Default } else { NetworkMode::None }
+}
+
+/// A script that stops at the first failure. `name` is what a person would have typed: the shell's own `$0`, and what errors
+/// call the step.
+fn shell(script: String, name: &str) -> Vec<String> {
+    vec!["/bin/sh".to_owned(), "-ec".to_owned(), script, name.to_owned()]
 }
 
 /// A word for the shell.

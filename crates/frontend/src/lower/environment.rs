@@ -6,7 +6,8 @@ use wbuild_graph::{EnvInKey, Environment};
 use wbuild_oci::ImageConfig;
 use wbuild_report::{Diagnostic, nearest};
 
-use crate::{Input, Project, Task};
+use super::noise::NPM_CACHE;
+use crate::{Input, Project, SecretTarget, Task};
 
 /// What a process needs to find anything, where the image does not say.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -45,9 +46,11 @@ impl Environments {
         }
     }
 
-    /// The base image's own.
-    pub(super) fn image(&self) -> Vec<Environment> {
-        listed(self.image.clone())
+    /// The base image's own, and where npm's cache is mounted.
+    pub(super) fn toolchain(&self) -> Vec<Environment> {
+        let mut variables = self.image.clone();
+        variables.insert("npm_config_cache".to_owned(), (format!("/{NPM_CACHE}"), EnvInKey::Shown));
+        listed(variables)
     }
 
     /// The base image's, and settings of pnpm.
@@ -123,6 +126,32 @@ fn matches_pattern(pattern: &str, name: &str) -> bool {
     left.ends_with(last)
 }
 
+/// Those of `names` that a task declares and that nobody decided about: they are in no build argument, secret or `env`, and
+/// `from-host` does not name them. `*` alone asks for nothing in particular.
+pub fn undecided<'a>(input: &Input<'_>, names: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let spec = input.spec;
+    let secret = |name: &str| {
+        spec.secrets
+            .values()
+            .any(|secret| matches!(&secret.target, SecretTarget::Env(target) if target == name))
+    };
+    let decided = |name: &str| {
+        spec.env.contains_key(name)
+            || spec.args.contains_key(name)
+            || input.build_args.contains_key(name)
+            || input.facts.host_env.contains_key(name)
+            || secret(name)
+    };
+    let declares = |patterns: &[String], name: &str| {
+        let particular: Vec<String> = patterns.iter().filter(|pattern| *pattern != "*").cloned().collect();
+        matches(&particular, name)
+    };
+    let declared = |name: &str| {
+        input.project.tasks.iter().any(|task| declares(&task.env, name) || declares(&task.pass_through, name))
+    };
+    names.filter(|name| !decided(name) && declared(name)).map(str::to_owned).collect()
+}
+
 /// Warns about arguments that no task will ever see.
 fn unseen(input: &Input<'_>, diagnostics: &mut Vec<Diagnostic>) {
     let project: &Project = input.project;
@@ -139,18 +168,15 @@ fn unseen(input: &Input<'_>, diagnostics: &mut Vec<Diagnostic>) {
         .collect();
     let names: BTreeSet<&String> = input.spec.args.keys().chain(input.build_args.keys()).collect();
     for name in names.into_iter().filter(|name| !seen(name)) {
-        let mut warning = input
-            .spec
-            .warning(
-                &format!("args.{name}@key"),
-                format!("no task declares `{name}`, so none sees it"),
-                "seen by no task",
-            )
-            .hint(format!("add `{name}` to `env` of the task in turbo.json"));
+        let mut warning = input.spec.warning(
+            &format!("args.{name}@key"),
+            format!("no task declares the build argument `{name}`, so none sees it"),
+            "seen by no task",
+        );
         if let Some(near) = nearest(name, plain.iter().copied().filter(|other| other != name)).first() {
             warning = warning.hint(format!("did you mean `{near}`?"));
         }
-        diagnostics.push(warning);
+        diagnostics.push(warning.hint(format!("add `{name}` to `env` of the task in turbo.json")));
     }
 }
 

@@ -16,6 +16,7 @@ mod builder;
 mod config;
 mod deps;
 mod environment;
+mod noise;
 mod runner;
 mod sources;
 
@@ -23,13 +24,14 @@ use std::collections::BTreeMap;
 
 use wbuild_graph::{Graph, ImageRef, Op, Owner, Source, Vertex};
 use wbuild_oci::ImageConfig;
-use wbuild_report::{Diagnostic, Severity, VertexId};
+use wbuild_report::{Diagnostic, Severity, SourceFile, VertexId};
 use wbuild_tree::EntryPath;
 
 use crate::{Definition, HistoryRow, Input, Spec, Target};
 
 pub use builder::INPUT_DIGEST;
 pub(crate) use config::from_image;
+pub use environment::undecided;
 
 /// Where the workspace lies in every step and image.
 const ROOT: &str = "app";
@@ -45,10 +47,17 @@ const DEFAULT_TARGET: &str = "runner";
 /// # Errors
 /// Everything in the spec that does not fit to the workspace, the images, or what was given on the command line.
 pub fn lower(input: &Input<'_>) -> Result<Definition, Vec<Diagnostic>> {
-    let mut lowering =
-        Lowering { input: *input, graph: Graph::new(), diagnostics: Vec::new(), scratch: None };
+    let mut lowering = Lowering {
+        input: *input,
+        graph: Graph::new(),
+        diagnostics: Vec::new(),
+        prevented: BTreeMap::new(),
+        scratch: None,
+    };
     lowering.check_secrets();
     lowering.check_pnpm();
+    lowering.check_user();
+    lowering.check_credentials();
     let base_config = lowering.image_config("base.image", &input.spec.base);
     let runner_config = match input.spec.runner.image == input.spec.base {
         true => base_config.clone(),
@@ -97,7 +106,14 @@ pub fn lower(input: &Input<'_>) -> Result<Definition, Vec<Diagnostic>> {
     let (errors, warnings): (Vec<_>, Vec<_>) =
         lowering.diagnostics.into_iter().partition(|diagnostic| diagnostic.severity == Severity::Error);
     if errors.is_empty() {
-        Ok(Definition { graph: lowering.graph, targets, default_target: DEFAULT_TARGET.to_owned(), warnings })
+        targets.retain(|name, _| !lowering.prevented.contains_key(name));
+        Ok(Definition {
+            graph: lowering.graph,
+            targets,
+            prevented: lowering.prevented,
+            default_target: DEFAULT_TARGET.to_owned(),
+            warnings,
+        })
     } else {
         Err(errors)
     }
@@ -114,12 +130,19 @@ struct Lowering<'a> {
     input: Input<'a>,
     graph: Graph,
     diagnostics: Vec<Diagnostic>,
+    /// Targets that this application cannot have, and why.
+    prevented: BTreeMap<String, Vec<Diagnostic>>,
     scratch: Option<VertexId>,
 }
 
 impl<'a> Lowering<'a> {
     fn spec(&self) -> &'a Spec {
         self.input.spec
+    }
+
+    /// Takes a target away: the others can be built all the same.
+    fn prevented(&mut self, target: &str, error: Diagnostic) {
+        self.prevented.entry(target.to_owned()).or_default().push(error);
     }
 
     /// Adds a vertex. `step` names it within the application, the same in every build.
@@ -158,6 +181,38 @@ impl<'a> Lowering<'a> {
                         "required",
                     )
                     .hint(format!("give it with `--secret id={id},env=NAME` or `--secret id={id},src=FILE`")),
+                );
+            }
+        }
+    }
+
+    /// An install that lacks a credential says so only after minutes, when the registry refuses.
+    fn check_credentials(&mut self) {
+        // Never the file itself: its lines are credentials.
+        let file = SourceFile::new(".npmrc", "");
+        let warning = |name: &String| {
+            Diagnostic::warning(
+                &file,
+                format!("`${{{name}}}` stands in it, and no secret of that name was given"),
+            )
+            .hint(format!("--secret id={name},env={name}, or id={name},src=FILE"))
+        };
+        let warnings: Vec<Diagnostic> = self.missing_credentials().map(warning).collect();
+        self.diagnostics.extend(warnings);
+    }
+
+    /// What runs as root in the image is what an image is usually made to avoid; a person may still want it.
+    fn check_user(&mut self) {
+        let spec = self.spec();
+        let user = &spec.runner.user;
+        for (place, id, what) in [
+            ("runner.uid", user.uid, "the image runs as root"),
+            ("runner.gid", user.gid, "the image runs in root's group"),
+        ] {
+            if id == 0 {
+                self.diagnostics.push(
+                    spec.warning(place, format!("{what}, and Kubernetes' `runAsNonRoot` refuses it"), "root")
+                        .hint("use a number of your own, such as 1001"),
                 );
             }
         }

@@ -57,15 +57,15 @@ impl Lowering<'_> {
     fn not_next(&mut self) {
         let spec = self.spec();
         let name = &self.input.project.app.name;
-        self.diagnostics.push(
-            spec.error(
+        let error = spec
+            .error(
                 "app",
-                format!("`{name}` is not a Next.js application, and only those can be shipped"),
+                format!("`{name}` is not a Next.js application, and only those have a stage `runner`"),
                 "this package",
             )
             .hint("a Next.js application depends on `next` and builds with `next build`")
-            .hint("other applications can be built from a Dockerfile with `wbuild build`"),
-        );
+            .hint("`--target builder` has what its tasks wrote, `--target deps` its dependencies");
+        self.prevented("runner", error);
     }
 
     /// Next's standalone output with what it leaves out, owned by the user.

@@ -70,6 +70,8 @@ pub struct Install {
     pub verbatim: Vec<EntryPath>,
     /// The credentials of the repository's `.npmrc` files: never in a file, a key or a log (decision 6).
     pub credentials: Credentials,
+    /// The variables that those name as `${NAME}`: each is a secret of that name.
+    pub credential_names: Vec<String>,
     /// Whether a dependency of the closure may run scripts of its own.
     pub builds: bool,
     /// The projects' own lifecycle scripts, in the order in which pnpm would run them.

@@ -6,8 +6,8 @@ use wbuild_oci::Platform;
 use wbuild_report::{Diagnostic, Hint as _, Severity, nearest};
 use wbuild_tree::EntryPath;
 use wbuild_workspace::{
-    Closure, Content, EnvNames, Files, GitIgnores, InstallPlan, Manifest, NextFacts, Npmrc, RelPath,
-    TaskGraph, TurboConfigs, Workspace, WorkspaceError, check_frozen, tsconfig_chain,
+    Closure, Content, EnvNames, Files, GitIgnores, InstallPlan, Manifest, NextFacts, Npmrc, NpmrcKind,
+    RelPath, TaskGraph, TurboConfigs, Workspace, WorkspaceError, check_frozen, tsconfig_chain,
 };
 
 use super::{
@@ -15,11 +15,8 @@ use super::{
 };
 use crate::Spec;
 
-/// Near misses that are kept for each task; the rest helps nobody.
-const MOST_NEAR_MISSES: usize = 40;
-
-/// Where Next writes unless its configuration says otherwise.
-const NEXT_DIST: &str = ".next";
+/// Near misses that are kept for each task. Only those are named that a failing task mentions, so there may be many.
+const MOST_NEAR_MISSES: usize = 500;
 
 /// What a [`Project`] is read from.
 #[derive(Clone, Copy)]
@@ -112,7 +109,7 @@ fn unless_defined(
         .flat_map(|config| config.tasks.keys())
         .map(|name| name.rsplit('#').next().unwrap_or(name))
         .collect();
-    if names.contains(task.as_str()) {
+    if configs.missing || names.contains(task.as_str()) {
         return error;
     }
     let mut diagnostic =
@@ -186,7 +183,7 @@ impl<'a> Reader<'a> {
         });
         Ok(Next {
             version: facts.version.unwrap_or_default(),
-            dist: EntryPath::parse(NEXT_DIST).unwrap_or_default(),
+            dist: entry(&facts.dist),
             public: public.unwrap_or_default(),
             server: entry(&app.dir),
         })
@@ -206,6 +203,11 @@ impl<'a> Reader<'a> {
         }
         let workspace = self.source.workspace;
         install.credentials = Credentials(workspace.npmrc.values().map(Npmrc::credentials).collect());
+        let lines = workspace.npmrc.values().flat_map(|npmrc| &npmrc.lines);
+        let credentials = lines.filter(|line| line.kind == NpmrcKind::Credential);
+        install.credential_names = credentials.flat_map(|line| line.variables.iter().cloned()).collect();
+        install.credential_names.sort();
+        install.credential_names.dedup();
         let lockfile = &workspace.lockfile;
         install.builds = self
             .closure

@@ -2,7 +2,7 @@
 
 use wbuild_report::{Diagnostic, Hint as _};
 use wbuild_tree::EntryPath;
-use wbuild_workspace::{Files, Manifest, RelPath, TurboConfigs, Workspace, WorkspaceError};
+use wbuild_workspace::{Files, Manifest, NextFacts, RelPath, TurboConfigs, Workspace, WorkspaceError};
 
 use super::{InferFacts, NodeVersion};
 
@@ -42,6 +42,10 @@ impl InferFacts {
             why: match given {
                 Some(_) => "asked for".to_owned(),
                 None => "the only package that builds with next".to_owned(),
+            },
+            dist: match workspace.is_next_app(app) {
+                true => EntryPath::parse(NextFacts::read(files, workspace, app)?.dist.as_str()).ok(),
+                false => None,
             },
             pnpm: workspace.settings.pnpm_version.clone(),
             turbo: turbo(workspace),

@@ -29,6 +29,8 @@ pub struct InferFacts {
     pub dir: EntryPath,
     /// Why it is this one: `the only package that builds with next`.
     pub why: String,
+    /// Where Next writes, relative to the folder; `None` when it is no Next.js application.
+    pub dist: Option<EntryPath>,
     /// The version of pnpm that `packageManager` pins.
     pub pnpm: Option<String>,
     /// The version of turbo in the lockfile.
@@ -177,9 +179,10 @@ fn args(facts: &InferFacts, notes: &mut BTreeMap<String, String>) -> BTreeMap<St
 
 /// What Next writes into its own output and makes up where it is not given.
 fn next_secrets(facts: &InferFacts) -> BTreeMap<String, SecretSpec> {
+    let Some(dist) = &facts.dist else { return BTreeMap::new() };
     let secret = |target| SecretSpec { target, version: "1".to_owned(), required: false };
     let key = SecretTarget::Env("NEXT_SERVER_ACTIONS_ENCRYPTION_KEY".to_owned());
-    let preview = SecretTarget::File(join(&facts.dir, ".next/cache/.previewinfo"));
+    let preview = SecretTarget::File(join(&facts.dir.join_path(dist), "cache/.previewinfo"));
     BTreeMap::from([
         ("next-server-actions-key".to_owned(), secret(key)),
         ("next-preview-keys".to_owned(), secret(preview)),

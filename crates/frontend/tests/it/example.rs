@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use wbuild_frontend::{Definition, Facts, Input, Project, ProjectSource, Spec, lower};
+use wbuild_frontend::{Definition, Facts, Input, Project, ProjectSource, Spec, lower, undecided};
 use wbuild_oci::{Execution, ImageConfig, Platform};
 use wbuild_report::{Diagnostic, Hint as _, SourceFile};
 use wbuild_workspace::{MemoryFiles, RelPath, Workspace, WorkspaceError};
@@ -155,17 +155,25 @@ impl Example {
     }
 
     pub(crate) fn lower(&self) -> Result<Definition, Vec<Diagnostic>> {
+        self.with_input(lower)?
+    }
+
+    pub(crate) fn undecided(&self, names: &[&str]) -> Vec<String> {
+        self.with_input(|input| undecided(input, names.iter().copied())).unwrap()
+    }
+
+    fn with_input<T>(&self, with: impl FnOnce(&Input<'_>) -> T) -> Result<T, Vec<Diagnostic>> {
         let spec = Spec::parse(&self.spec_file())?;
         let project = self.project(&spec).map_err(|error| error.diagnostics().to_vec())?;
         let facts = Facts { images: self.images.clone(), host_env: BTreeMap::new() };
-        lower(&Input {
+        Ok(with(&Input {
             spec: &spec,
             project: &project,
             facts: &facts,
             platform: &Platform::linux("amd64"),
             build_args: &self.build_args,
             secrets: &self.secrets,
-        })
+        }))
     }
 }
 

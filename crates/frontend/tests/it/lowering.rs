@@ -1,6 +1,6 @@
 use std::fmt::Write as _;
 
-use wbuild_frontend::{Definition, RowDelta};
+use wbuild_frontend::{Definition, NoTarget, RowDelta};
 use wbuild_graph::{Capture, FileAction, Files, MountKind, Op, Source, Vertex};
 use wbuild_report::Hint as _;
 
@@ -346,7 +346,13 @@ fn errors_of_what_does_not_fit() {
     let mut case = |name: &str, change: &dyn Fn(&mut Example)| {
         let mut example = Example::new();
         change(&mut example);
-        let errors = example.lower().map(|_| ()).expect_err(name);
+        let errors = match example.lower() {
+            Err(errors) => errors,
+            Ok(definition) => match definition.target("runner") {
+                Err(NoTarget::Prevented(reasons)) => reasons,
+                other => panic!("{name}: {other:?}"),
+            },
+        };
         let _ = writeln!(out, "--- {name}\n{}", shown(&errors));
     };
     case("an application that does not exist", &|example| {
@@ -369,6 +375,46 @@ fn errors_of_what_does_not_fit() {
         example.files.insert(path("apps/web/next.config.ts"), "export default { reactStrictMode: true };\n");
     });
     insta::assert_snapshot!(out);
+}
+
+#[test]
+fn what_is_no_next_application_has_the_other_targets() {
+    let mut example = Example::new();
+    example.edit_spec("app = \"web\"", "app = \"@repo/database\"");
+    example.edit_spec("task = \"build\"", "task = \"generate\"");
+    let definition = lowered(&example);
+    assert!(matches!(definition.target("runner"), Err(NoTarget::Prevented(_))));
+    for target in ["base", "deps", "builder", "dev"] {
+        assert!(definition.target(target).is_ok(), "{target}");
+    }
+}
+
+#[test]
+fn variables_that_nobody_decided_about() {
+    let mut example = Example::new();
+    example.build_args.insert("NEXT_PUBLIC_GIVEN".into(), "x".into());
+    let names = ["DATABASE_URL", "HOME", "NEXT_PUBLIC_GIVEN", "NEXT_PUBLIC_SITE", "NODE_ENV", "SITE"];
+    assert_eq!(example.undecided(&names), ["NEXT_PUBLIC_SITE"]);
+}
+
+#[test]
+fn roots_image_is_warned_of() {
+    let mut example = Example::new();
+    example.edit_spec("uid = 1001", "uid = 0");
+    let said: Vec<String> = lowered(&example).warnings.iter().map(ToString::to_string).collect();
+    assert!(said.iter().any(|said| said.contains("the image runs as root")), "{said:?}");
+}
+
+#[test]
+fn what_package_managers_write_beside_is_in_no_layer() {
+    let definition = lowered(&Example::new());
+    let mounts = |step: &str| {
+        let found = definition.graph.iter().find(|(_, vertex)| vertex.identity.ends_with(step)).unwrap();
+        let Op::Exec(exec) = &found.1.op else { panic!("{found:?}") };
+        exec.mounts.iter().map(|mount| mount.target.to_string()).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(mounts("base/toolchain/0"), "/root/.npm /tmp /var/log");
+    assert_eq!(mounts("deps/install"), "/pnpm/store /root/.npm /tmp");
 }
 
 #[test]

@@ -90,6 +90,8 @@ impl TaskConfig {
 pub struct TurboConfigs {
     /// By directory; the root's is always there.
     pub by_dir: BTreeMap<RelPath, TurboConfig>,
+    /// Whether the workspace root has no configuration, so that the root's is an empty one.
+    pub missing: bool,
     /// What is probably not as its author believes.
     pub warnings: Vec<Diagnostic>,
 }
@@ -104,20 +106,31 @@ impl TurboConfigs {
                 by_dir.insert(dir.clone(), config);
             }
         }
-        if !by_dir.contains_key(&RelPath::root()) && diagnostics.is_empty() {
-            let file = SourceFile::new("turbo.json", "");
-            diagnostics.push(
-                Diagnostic::error(&file, "there is no turbo.json at the workspace root")
-                    .hint("wbuild takes the order, inputs and outputs of tasks from it; the least is `{\"tasks\": {\"build\": {\"dependsOn\": [\"^build\"], \"outputs\": [\".next/**\", \"dist/**\"]}}}`"),
-            );
-        }
         let warnings = without_errors(diagnostics)?;
-        Ok(Self { by_dir, warnings })
+        let missing = !by_dir.contains_key(&RelPath::root());
+        if missing {
+            by_dir.insert(RelPath::root(), TurboConfig::empty());
+        }
+        Ok(Self { by_dir, missing, warnings })
+    }
+
+    /// Fails where the workspace has no root configuration: its packages can be looked at without one, but no task can be
+    /// planned.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub(super) fn required(&self) -> Result<(), WorkspaceError> {
+        if !self.missing {
+            return Ok(());
+        }
+        let diagnostic = Diagnostic::error(&self.root().file, "there is no turbo.json at the workspace root")
+            .hint("wbuild takes the order, inputs and outputs of tasks from it; the least is `{\"tasks\": {\"build\": {\"dependsOn\": [\"^build\"], \"outputs\": [\".next/**\", \"dist/**\"]}}}`");
+        Err(diagnostic.into())
     }
 
     /// The root's configuration.
     pub fn root(&self) -> &TurboConfig {
-        // `read` fails without it.
+        // `read` puts an empty one in where there is none.
         &self.by_dir[&RelPath::root()]
     }
 }
@@ -150,6 +163,19 @@ fn read_config(
 }
 
 impl TurboConfig {
+    /// What stands for the root's where there is none.
+    fn empty() -> Self {
+        Self {
+            dir: RelPath::root(),
+            file: SourceFile::new("turbo.json", ""),
+            extends: Vec::new(),
+            tasks: BTreeMap::new(),
+            global_dependencies: Vec::new(),
+            global_env: Vec::new(),
+            global_pass_through_env: Vec::new(),
+        }
+    }
+
     /// Reads the text of the configuration in `dir`. Problems that leave it readable are added to `diagnostics`.
     pub fn parse(
         dir: &RelPath,

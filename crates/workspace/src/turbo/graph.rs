@@ -65,6 +65,7 @@ impl TaskGraph {
         app: &RelPath,
         task: &str,
     ) -> Result<Self, WorkspaceError> {
+        configs.required()?;
         let mut builder = Builder {
             workspace,
             configs,

@@ -4,7 +4,7 @@ use std::error::Error;
 
 use wbuild_dockerfile::Dockerfile;
 use wbuild_engine::EngineError;
-use wbuild_graph::{Graph, ImageRef};
+use wbuild_graph::{Graph, ImageRef, Origin};
 use wbuild_report::{Diagnostic, Hint};
 use wbuild_solver::{Beside, SolveError};
 
@@ -20,8 +20,12 @@ pub(super) fn of_image(dockerfile: &Dockerfile, image: &ImageRef, error: &Engine
     error.hints().into_iter().fold(diagnostic, Diagnostic::hint)
 }
 
-/// Why a graph could not be solved, at the instruction it is about.
-pub(super) fn of_solve(error: SolveError<EngineError>, graph: &Graph) -> Failure {
+/// Why a graph could not be solved, at the instruction it is about. `likely_causes` is asked when a step failed there.
+pub(super) fn of_solve(
+    error: SolveError<EngineError>,
+    graph: &Graph,
+    likely_causes: &dyn Fn(&Origin) -> Vec<String>,
+) -> Failure {
     match error {
         SolveError::Cancelled | SolveError::Vertex { source: EngineError::Cancelled, .. } => {
             Failure::Interrupted
@@ -42,10 +46,13 @@ pub(super) fn of_solve(error: SolveError<EngineError>, graph: &Graph) -> Failure
                 let error = SolveError::Vertex { id, name, source, beside };
                 return Failure::Failed { error: Box::new(error), hints };
             };
+            if matches!(source, EngineError::Step(_)) {
+                hints.extend(likely_causes(origin));
+            }
             let diagnostic = Diagnostic::error(&origin.file, message).at(origin.span, "");
             Failure::Diagnostics(vec![hints.into_iter().fold(diagnostic, Diagnostic::hint)])
         }
-        other => Failure::Failed { error: Box::new(other), hints: Vec::new() },
+        other => Failure::new(other),
     }
 }
 

@@ -1,12 +1,13 @@
 //! Flags with a little language of their own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 
 use wbuild_dockerfile::GlobalScope;
-use wbuild_frontend::StepOptions;
+use wbuild_frontend::{DockerfileBuild, StepOptions};
 use wbuild_graph::{NetworkMode, StepLimits};
+use wbuild_solver::NoCache;
 
 use crate::args::BuildArgs;
 use crate::commands::{Failure, Session};
@@ -108,6 +109,24 @@ pub(super) fn agents(given: &[String], session: &Session) -> Result<BTreeMap<Str
         agents.insert(id.to_owned(), path);
     }
     Ok(agents)
+}
+
+/// `--no-cache` and `--no-cache-filter`.
+pub(super) fn no_cache(args: &BuildArgs, build: &DockerfileBuild) -> Result<NoCache, Failure> {
+    if args.no_cache {
+        return Ok(NoCache::Everything);
+    }
+    let mut vertices = BTreeSet::new();
+    for name in args.no_cache_filter.iter().flat_map(|names| names.split(',')).map(str::trim) {
+        let of_stage = build.steps.iter().find(|(stage, _)| stage.eq_ignore_ascii_case(name));
+        let Some((_, steps)) = of_stage else {
+            let stages: Vec<&str> = build.steps.keys().map(String::as_str).collect();
+            let message = format!("`--no-cache-filter {name}` names no stage that is built");
+            return Err(Failure::usage(message, format!("the stages with steps are {}", stages.join(", "))));
+        };
+        vertices.extend(steps);
+    }
+    Ok(if vertices.is_empty() { NoCache::Nothing } else { NoCache::Vertices(vertices) })
 }
 
 /// Times of what is written.

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use wbuild_dockerfile::{Parsed, Settings, parse};
 use wbuild_engine::{DEFAULT_BUDGET, Engine, ExportOptions, IsolationMode, Options, Secrets, SolveOptions};
 use wbuild_frontend::{Definition, DockerfileBuild, DockerfileInput, Lowered, Target, lower_dockerfile};
-use wbuild_graph::{ImageRef, Snapshot};
+use wbuild_graph::{ImageRef, Origin, Snapshot};
 use wbuild_layer::{Recipe, Times};
 use wbuild_oci::ImageConfig;
 use wbuild_oci::Platform;
@@ -89,7 +89,7 @@ pub(crate) fn run(args: &BuildArgs, session: &Session) -> Result<(), Failure> {
         events: progress.sink(),
         cancellation: session.cancellation.clone(),
         jobs,
-        no_cache: args.no_cache,
+        no_cache: flags::no_cache(args, &build)?,
     };
     let target = build.definition.target(&build.definition.default_target).map_err(Failure::new)?;
     let times = if created.keep { Times::Keep } else { Times::Fixed(created.seconds) };
@@ -104,6 +104,7 @@ pub(crate) fn run(args: &BuildArgs, session: &Session) -> Result<(), Failure> {
         outputs: &outputs,
         tags,
         args,
+        likely_causes: &|origin| lint::likely_causes(&dockerfile, &build, engine.context("").ok(), origin),
     });
     progress.finish();
     let done = done?;
@@ -187,6 +188,8 @@ struct Job<'a> {
     outputs: &'a Outputs,
     tags: Vec<wbuild_oci::Reference>,
     args: &'a BuildArgs,
+    /// What to tell the person whose step failed at a place of the Dockerfile.
+    likely_causes: &'a dyn Fn(&Origin) -> Vec<String>,
 }
 
 fn solve_and_write(job: &Job<'_>) -> Result<outputs::Done, Failure> {
@@ -194,7 +197,7 @@ fn solve_and_write(job: &Job<'_>) -> Result<outputs::Done, Failure> {
         let solution = job
             .engine
             .solve(job.definition, job.target, job.solve)
-            .map_err(|error| failure::of_solve(error, &job.definition.graph))?;
+            .map_err(|error| failure::of_solve(error, &job.definition.graph, job.likely_causes))?;
         let snapshot: Snapshot = solution
             .get(job.target.vertex)
             .map(|solved| solved.snapshot.clone())

@@ -1,20 +1,27 @@
 //! Lint rules during a build, and as a command of their own.
 
+mod files;
+mod root_only;
+
 use std::fmt::Write as _;
 use std::sync::Arc;
 
 use wbuild_context::IgnoreRules;
 use wbuild_dockerfile::Dockerfile;
-use wbuild_dockerfile::lint::{BaseImage, Finding, Ignored, Lint};
-use wbuild_dockerfile::{BaseFacts, GlobalScope, Settings};
-use wbuild_engine::Engine;
+use wbuild_dockerfile::lint::{
+    BaseImage, ContextFiles, Finding, Ignored, Lint, LintOptions, OWN_RULES, Rule,
+};
+use wbuild_dockerfile::{BaseFacts, GlobalScope, Settings, Stage, StageGraph};
+use wbuild_engine::{Engine, LocalContext};
 use wbuild_frontend::DockerfileBuild;
-use wbuild_graph::ImageRef;
+use wbuild_graph::{ImageRef, Origin};
 use wbuild_oci::ImageConfig;
-use wbuild_report::{Diagnostic, SourceFile};
+use wbuild_report::{Diagnostic, SourceFile, Span};
 
 use super::source::Opened;
 use crate::commands::{Failure, print};
+
+use files::Files;
 
 struct Rules<'a>(&'a IgnoreRules);
 
@@ -68,6 +75,7 @@ pub(super) fn warnings(
         stages: Some(&build.stages),
         base: &base,
         ignored: Some(&Rules(&opened.rules)),
+        context: None,
     }
     .run();
     if let Some(failure) = report.failure {
@@ -93,31 +101,108 @@ pub(super) fn check(
     // An image that is not at hand is no mistake here: less is known then.
     let base =
         |reference: &str| engine.image_config(&ImageRef::new(reference)).ok().map(|config| facts(&config));
+    let context = engine.context("").ok().filter(|_| own_rules);
+    let files = context.map(Files::new);
     let report = Lint {
         dockerfile,
         global: &global,
-        options,
+        options: options.clone(),
         own_rules,
         stages: None,
         base: &base,
         ignored: Some(&Rules(&opened.rules)),
+        context: files.as_ref().map(|files| files as &dyn ContextFiles),
     }
     .run();
     let mut text = String::new();
     for finding in &report.findings {
         show(&mut text, &dockerfile.file, finding);
     }
-    let _ = match report.findings.len() {
+    let mut findings = report.findings;
+    if let Some(context) = context
+        && let Some((file, found)) = root_only::check(&opened.rules, context.listing(), &options)
+    {
+        for finding in &found {
+            show(&mut text, &file, finding);
+        }
+        findings.extend(found);
+    }
+    let _ = match findings.len() {
         0 => writeln!(text, "Check complete, no warnings found."),
         1 => writeln!(text, "Check complete, 1 warning has been found!"),
         count => writeln!(text, "Check complete, {count} warnings have been found!"),
     };
     print(&text)?;
     let mut errors = report.errors;
-    if let Some(failure) = report.failure {
+    if let Some(failure) = options.failure(&findings) {
         errors.push(Diagnostic::error(&dockerfile.file, failure));
     }
     if errors.is_empty() { Ok(()) } else { Err(Failure::Diagnostics(errors)) }
+}
+
+/// What own rules have to say to somebody whose step failed: which manifests an install lacked that the step at `origin`
+/// stands on. Reads the workspace, so it is asked for only then.
+pub(super) fn likely_causes(
+    dockerfile: &Dockerfile,
+    build: &DockerfileBuild,
+    context: Option<&LocalContext>,
+    origin: &Origin,
+) -> Vec<String> {
+    causes(dockerfile, build, context, origin).unwrap_or_default()
+}
+
+/// `None` where nothing can be said.
+fn causes(
+    dockerfile: &Dockerfile,
+    build: &DockerfileBuild,
+    context: Option<&LocalContext>,
+    origin: &Origin,
+) -> Option<Vec<String>> {
+    let stage_of = |span: Span| -> Option<&Stage> {
+        let mut stages = dockerfile.stages.iter();
+        stages.find(|stage| stage.instructions.iter().any(|instruction| instruction.span == span))
+    };
+    let failed = stage_of(origin.span).filter(|_| Arc::ptr_eq(&origin.file, &dockerfile.file))?;
+    let command = origin.file.text.get(origin.span.start..origin.span.end)?;
+    if !uses_packages(command) {
+        return None;
+    }
+    let lines: Vec<_> =
+        dockerfile.stages.iter().map(|stage| build.global.from_line(stage).ok()).collect::<Option<_>>()?;
+    let reached = StageGraph::new(dockerfile, &lines, &|_| false).ok()?.reachable(failed.index);
+    let files = Files::new(context?);
+    let mut options: LintOptions = Lint::options(dockerfile, &build.global).ok()?;
+    let others = OWN_RULES.iter().filter(|rule| **rule != Rule::MISSING_MANIFEST);
+    options.skip.extend(others.map(|rule| rule.name.to_owned()));
+    let report = Lint {
+        dockerfile,
+        global: &build.global,
+        options,
+        own_rules: true,
+        stages: Some(&build.stages),
+        base: &|_| None,
+        ignored: None,
+        context: Some(&files),
+    }
+    .run();
+    let mut hints = Vec::new();
+    for finding in report.findings.iter().filter(|finding| finding.rule == Rule::MISSING_MANIFEST) {
+        let Some(stage) = stage_of(finding.span).filter(|stage| reached.contains(&stage.index)) else {
+            continue;
+        };
+        if stage.index != failed.index || finding.span.start <= origin.span.start {
+            hints.push(format!("in line {}, {}", finding.line, finding.detail));
+            hints.extend(finding.hints.iter().cloned());
+        }
+    }
+    Some(hints)
+}
+
+/// Whether a RUN likely fails for want of a package.
+fn uses_packages(command: &str) -> bool {
+    const TOOLS: [&str; 10] = ["turbo", "next", "pnpm", "pnpx", "npm", "npx", "yarn", "node", "tsc", "vite"];
+    let mut words = command.split(|c: char| !c.is_ascii_alphanumeric() && c != '-' && c != '_');
+    words.any(|word| TOOLS.contains(&word))
 }
 
 /// One finding, in the form that buildx prints and tools read.

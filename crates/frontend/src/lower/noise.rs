@@ -1,0 +1,47 @@
+//! What programs write beside what they are asked for: caches, logs and temporary files, with times in them. They get places
+//! for it that are in no layer, so that the same inputs give the same bytes.
+
+use wbuild_graph::{Cache, CacheSharing, Mount, MountKind};
+
+use super::{Lowering, entry};
+
+/// Where npm keeps its cache, relative to the root: packages, with the times at which they were fetched, and its logs.
+pub(super) const NPM_CACHE: &str = "root/.npm";
+
+/// Temporary files. Among them is what node compiles ahead for npm and pnpm, which differs each time.
+const TEMPORARY: &str = "tmp";
+
+/// Logs: those of `apk` and `dpkg` begin with the time.
+const LOGS: &str = "var/log";
+
+impl Lowering<'_> {
+    /// For the lines of the toolchain, which mostly run package managers.
+    pub(super) fn toolchain_noise(&self) -> Vec<Mount> {
+        vec![self.npm_cache(), scratch(TEMPORARY), scratch(LOGS)]
+    }
+
+    /// For the install and for lifecycle scripts.
+    pub(super) fn install_noise(&self) -> [Mount; 2] {
+        [self.npm_cache(), scratch(TEMPORARY)]
+    }
+
+    fn npm_cache(&self) -> Mount {
+        let platform = self.input.platform;
+        let kind = MountKind::Cache(Cache {
+            id: format!("npm-cache {platform}"),
+            sharing: CacheSharing::Shared,
+            publish_on_success: false,
+            never_publish: Vec::new(),
+            read_only: false,
+            uid: 0,
+            gid: 0,
+            mode: 0o755,
+            seed: None,
+        });
+        Mount { target: entry(NPM_CACHE), kind }
+    }
+}
+
+fn scratch(target: &str) -> Mount {
+    Mount { target: entry(target), kind: MountKind::Tmpfs { size: None } }
+}

@@ -1,0 +1,1 @@
+node_modules/x/i.js

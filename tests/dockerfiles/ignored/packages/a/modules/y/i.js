@@ -1,0 +1,1 @@
+packages/a/node_modules/y/i.js
