@@ -8,6 +8,7 @@
 mod cli {
     mod bad_input;
     mod build;
+    mod check;
     mod commands;
     mod damage;
     mod dialect;
@@ -15,6 +16,7 @@ mod cli {
     mod dockerfile_errors;
     mod dockerfiles;
     mod example;
+    mod hostile_dockerfiles;
     mod interrupted;
     mod plain_user;
     mod secrecy;

@@ -266,8 +266,7 @@ fn images_to_run() {
     assert_snapshot!(context.refused(&["run", "nowhere"]), @"
     exit 1
     -- stderr
-    error: cannot use the image
-      caused by: `nowhere/oci-layout` is no OCI layout: there is no such file
+    error: `nowhere/oci-layout` is no OCI layout: there is no such file
     ");
     assert_snapshot!(context.refused(&["run", "nowhere", "--publish", "http"]), @"
     exit 2

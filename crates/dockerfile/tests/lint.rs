@@ -573,7 +573,7 @@ fn missing_manifests_are_named_ready_to_paste() {
             [
                 format!(
                     "wbuild/MissingManifest: pnpm installs without `packages/tsconfig/package.json` and \
-                     `packages/ui/package.json`, which {names}: it says nothing, and leaves links that lead nowhere (line 6) \
+                     `packages/ui/package.json`, which {names}, says nothing, and leaves links that lead nowhere (line 6) \
                      add above line 6:\nCOPY packages/tsconfig/package.json ./packages/tsconfig/package.json\n\
                      COPY packages/ui/package.json ./packages/ui/package.json"
                 ),

@@ -34,8 +34,16 @@ pub struct StepFailure {
 
 impl fmt::Display for StepFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "`{}` did not complete successfully: {}", self.command, self.status)
+        let shown = beginning(&self.command);
+        let more = if shown.len() < self.command.len() { "…" } else { "" };
+        write!(f, "`{shown}{more}` did not complete successfully: {}", self.status)
     }
+}
+
+/// As much of a command as helps to know it again: a script can have a million lines.
+fn beginning(command: &str) -> &str {
+    const LONGEST: usize = 1000;
+    &command[..command.floor_char_boundary(LONGEST)]
 }
 
 /// Why the engine could not do what was asked.

@@ -13,7 +13,9 @@ use wbuild_graph::{
 };
 use wbuild_oci::Digest;
 use wbuild_report::{Event, EventSink, FieldChange, MissReason, Outcome, VertexId};
-use wbuild_solver::{Beside, Cancellation, Loss, Record, Records, RunContext, SolveError, Solver, Worker};
+use wbuild_solver::{
+    Beside, Cancellation, Loss, NoCache, Record, Records, RunContext, SolveError, Solver, Worker,
+};
 use wbuild_tree::{ContentDigest, EntryPath, TreeDigest};
 
 #[derive(Debug, thiserror::Error)]
@@ -375,7 +377,7 @@ fn forced_steps_replace_and_run_once_although_something_is_lost() {
     let bench = Bench::new();
     bench.solve(&graph, pack).unwrap();
     bench.toy.rotten.lock().unwrap().insert(content(""));
-    let ran = bench.solve_with(&graph, pack, Solver::without_cache).unwrap();
+    let ran = bench.solve_with(&graph, pack, |solver| solver.without_cache(NoCache::Everything)).unwrap();
     assert_eq!(ran, ["compile", "src", "compile", "output", "pack"], "`compile` noticed, and ran again");
     assert_eq!(*bench.toy.replaced.lock().unwrap(), ["compile", "output", "pack"]);
 }

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use crate::directory::{Directory, Subtree, TreeLoadError, TreeSource, lookup};
+use crate::directory::{Directory, Subtree, TreeLoadError, TreeSource};
 use crate::entry::{Entry, Meta, Node};
 use crate::path::{EntryPath, Name};
 
@@ -39,6 +39,18 @@ struct OpenDirectory {
 enum Slot {
     Done(Entry),
     Open { meta: Meta, opaque: bool, directory: OpenDirectory },
+}
+
+/// What a delta in the making says about a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Said {
+    /// This is there, or gone. Directories with pending changes come back without their contents.
+    Entry(Entry),
+    /// Nothing: what lies below the delta shows.
+    Nothing,
+    /// Nothing is there, whatever lies below: the delta has something else than a directory on the way, or one that starts
+    /// anew.
+    Hidden,
 }
 
 impl TreeBuilder {
@@ -118,26 +130,51 @@ impl TreeBuilder {
     /// # Errors
     /// When a directory on the way cannot be loaded.
     pub fn get(&self, source: &dyn TreeSource, path: &EntryPath) -> Result<Option<Entry>, TreeLoadError> {
+        Ok(match self.look(source, path)? {
+            Said::Entry(entry) => Some(entry),
+            Said::Nothing | Said::Hidden => None,
+        })
+    }
+
+    /// What the tree, as it stands now, says about `path` as a delta. The root is never asked for.
+    ///
+    /// # Errors
+    /// When a directory on the way cannot be loaded.
+    pub fn look(&self, source: &dyn TreeSource, path: &EntryPath) -> Result<Said, TreeLoadError> {
         let mut here = &self.root;
-        let mut components = path.components();
+        let mut anew = false;
+        let nothing = |anew| if anew { Said::Hidden } else { Said::Nothing };
+        let mut components = path.components().peekable();
         while let Some(name) = components.next() {
-            let rest: Vec<Name> = components.clone().collect();
+            let last = components.peek().is_none();
             match here.slots.get(&name) {
-                None => return Ok(None),
-                Some(Slot::Open { directory, .. }) if !rest.is_empty() => here = directory,
-                Some(Slot::Open { meta, opaque, .. }) => {
+                None => return Ok(nothing(anew)),
+                Some(Slot::Open { meta, opaque, .. }) if last => {
                     let node = Node::Directory { contents: Subtree::empty(), opaque: *opaque };
-                    return Ok(Some(Entry { meta: meta.clone(), node }));
+                    return Ok(Said::Entry(Entry { meta: meta.clone(), node }));
                 }
-                Some(Slot::Done(entry)) if rest.is_empty() => return Ok(Some(entry.clone())),
+                Some(Slot::Open { opaque, directory, .. }) => {
+                    anew |= opaque;
+                    here = directory;
+                }
+                Some(Slot::Done(entry)) if last => return Ok(Said::Entry(entry.clone())),
                 Some(Slot::Done(entry)) => {
-                    let Some(contents) = entry.contents() else { return Ok(None) };
-                    let below = rest.iter().fold(EntryPath::root(), |path, name| path.join(name));
-                    return lookup(source, contents, &below);
+                    let mut entry = entry.clone();
+                    for name in components {
+                        let Node::Directory { contents, opaque } = &entry.node else {
+                            return Ok(Said::Hidden);
+                        };
+                        anew |= opaque;
+                        let Some(below) = contents.open(source)?.entries.get(&name).cloned() else {
+                            return Ok(nothing(anew));
+                        };
+                        entry = below;
+                    }
+                    return Ok(Said::Entry(entry));
                 }
             }
         }
-        Ok(None)
+        Ok(Said::Nothing)
     }
 
     /// The finished tree.
@@ -206,7 +243,7 @@ mod tests {
     use wbuild_oci::Digest;
 
     use super::*;
-    use crate::directory::MemoryTrees;
+    use crate::directory::{MemoryTrees, lookup};
 
     fn path(text: &str) -> EntryPath {
         EntryPath::parse(text).unwrap()
@@ -238,6 +275,43 @@ mod tests {
         builder.insert(&none, &path("a/b"), file("x")).unwrap();
         let error = builder.insert(&none, &path("a/b/c"), file("y")).unwrap_err();
         assert_eq!(error.to_string(), "`/a/b/c` cannot be made: `/a/b` is not a directory");
+    }
+
+    #[test]
+    fn a_delta_says_what_it_hides() {
+        let none = MemoryTrees::default();
+        let anew =
+            |contents| Entry { meta: Meta::new(0o755), node: Node::Directory { contents, opaque: true } };
+        let mut inner = TreeBuilder::new();
+        inner.insert(&none, &path("plain/f"), file("1")).unwrap();
+        inner.insert(&none, &path("anew"), anew(Subtree::empty())).unwrap();
+        let mut builder = TreeBuilder::new();
+        builder.insert(&none, &path("f"), file("2")).unwrap();
+        builder.insert(&none, &path("gone"), Entry::whiteout()).unwrap();
+        builder.insert(&none, &path("anew"), anew(Subtree::empty())).unwrap();
+        builder.insert(&none, &path("anew/open/x"), file("3")).unwrap();
+        builder.insert(&none, &path("done"), Entry::directory(Meta::new(0o700), inner.finish())).unwrap();
+        let said = |text: &str| match builder.look(&none, &path(text)).unwrap() {
+            Said::Entry(entry) => format!("{:o}", entry.meta.mode),
+            said => format!("{said:?}"),
+        };
+        for (at, expected) in [
+            ("f", "644"),
+            ("gone", "0"),
+            ("other", "Nothing"),
+            ("done/other", "Nothing"),
+            ("done/plain/other", "Nothing"),
+            ("done/plain/f", "644"),
+            ("f/x", "Hidden"),
+            ("gone/x", "Hidden"),
+            ("anew/x", "Hidden"),
+            ("anew/open/y", "Hidden"),
+            ("anew/open/x", "644"),
+            ("done/anew/x", "Hidden"),
+            ("done/plain/f/x", "Hidden"),
+        ] {
+            assert_eq!(said(at), expected, "{at}");
+        }
     }
 
     #[test]

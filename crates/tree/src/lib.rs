@@ -25,7 +25,7 @@ mod resolve;
 mod walk;
 
 pub use apply::apply;
-pub use builder::{BuildError, TreeBuilder};
+pub use builder::{BuildError, Said, TreeBuilder};
 pub use change::{Change, changes};
 pub use chmod::{Chmod, ChmodError, SymbolicMode};
 pub use directory::{

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use wbuild_engine::{ContainerNetwork, ContainerOptions, Engine, Health, ImageLocation, Options};
 use wbuild_executor::{CancelToken, Status};
-use wbuild_image::{Select, unpack_archive};
+use wbuild_image::{OciLayout, Select, unpack_archive};
 use wbuild_report::{Hint, LogStream};
 
 use super::{Failure, Session, WriteError};
@@ -32,6 +32,8 @@ pub(crate) fn run(args: &RunArgs, session: &Session) -> Result<ExitCode, Failure
         Some((_, draft)) => ImageLocation { layout: draft.fs(), select: Select::Only },
         None => location(&args.image)?,
     };
+    // What is no image at all is said without the advice that the engine has for base images.
+    OciLayout::open(&location.layout).map_err(Failure::new)?;
     // Errors name it as it was typed.
     let images = BTreeMap::from([(args.image.clone(), location)]);
     let engine = Engine::open(Options { images, ..plain()? }, &session.variable)?;

@@ -20,10 +20,11 @@ pub trait ContextFiles {
 
     /// Which of `paths` lie at or below `source`, the source of a bind mount.
     fn mounted(&self, source: &str, paths: &[String]) -> Vec<bool> {
-        let source = source.trim_matches('/').trim_start_matches("./").trim_matches('.');
+        let parts: Vec<&str> = source.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
+        let source = parts.join("/");
         let below = |path: &String| {
             source.is_empty()
-                || path.strip_prefix(source).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+                || path.strip_prefix(&source).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         };
         paths.iter().map(below).collect()
     }

@@ -117,7 +117,7 @@ impl Manifests {
             line: at.line,
             span: at.span,
             detail: format!(
-                "pnpm installs without {}, which {} {verb}: it says nothing, and leaves links that lead nowhere",
+                "pnpm installs without {}, which {} {verb}, says nothing, and leaves links that lead nowhere",
                 listed(&names),
                 listed(&by)
             ),

@@ -1,7 +1,8 @@
 use std::collections::BTreeSet;
 
 use wbuild_tree::{
-    Entry, EntryPath, Lookup, Meta, Node, ResolveError, Resolved, Subtree, TreeBuilder, TreeSource, resolve,
+    Entry, EntryPath, Lookup, Meta, Node, ResolveError, Resolved, Said, Subtree, TreeBuilder, TreeSource,
+    resolve,
 };
 
 use super::error::FileError;
@@ -26,11 +27,10 @@ impl<L: Lookup> Lookup for Delta<'_, L> {
 
     fn entry(&self, path: &EntryPath) -> Result<Option<Entry>, L::Error> {
         // A load error of the delta's own parts shows up when the delta is finished; here it means "look below".
-        match self.builder.get(self.trees, path).unwrap_or_default() {
-            Some(Entry { node: Node::Whiteout, .. }) => Ok(None),
-            Some(entry) => Ok(Some(entry)),
-            None if self.hidden(path) => Ok(None),
-            None => self.base.entry(path),
+        match self.builder.look(self.trees, path).unwrap_or(Said::Nothing) {
+            Said::Entry(Entry { node: Node::Whiteout, .. }) | Said::Hidden => Ok(None),
+            Said::Entry(entry) => Ok(Some(entry)),
+            Said::Nothing => self.base.entry(path),
         }
     }
 }
@@ -45,22 +45,6 @@ impl<'a, L: Lookup> Delta<'a, L> {
         Ok(links::renumbered(self.trees, &self.builder.finish())?)
     }
 
-    /// Whether a parent was removed, or replaced by something that starts anew.
-    fn hidden(&self, path: &EntryPath) -> bool {
-        let mut parent = path.parent();
-        while let Some(here) = parent {
-            if here.is_root() {
-                return false;
-            }
-            let entry = self.builder.get(self.trees, &here).unwrap_or_default();
-            if entry.is_some_and(|entry| !matches!(entry.node, Node::Directory { opaque: false, .. })) {
-                return true;
-            }
-            parent = here.parent();
-        }
-        false
-    }
-
     /// Where a path leads.
     pub(super) fn resolve(&self, path: &EntryPath) -> Result<Resolved, FileError<L::Error>> {
         Ok(resolve(self, path, true)?)
@@ -68,21 +52,20 @@ impl<'a, L: Lookup> Delta<'a, L> {
 
     /// Repeats the directories that lead to `path` with the metadata they have; makes the missing ones with `made`.
     pub(super) fn parents(&mut self, path: &EntryPath, made: &Meta) -> Result<(), FileError<L::Error>> {
-        let Some(parent) = path.parent() else { return Ok(()) };
-        if self.repeated.contains(&parent) {
-            return Ok(());
+        let mut missing = Vec::new();
+        let mut above = path.parent();
+        while let Some(here) = above.filter(|here| !here.is_root() && !self.repeated.contains(here)) {
+            above = here.parent();
+            missing.push(here);
         }
-        let mut here = EntryPath::root();
-        for name in parent.components() {
-            here = here.join(&name);
-            if self.builder.get(self.trees, &here)?.is_some_and(|entry| entry.is_directory()) {
-                continue;
+        for here in missing.into_iter().rev() {
+            if !self.builder.get(self.trees, &here)?.is_some_and(|entry| entry.is_directory()) {
+                let below = self.entry(&here).map_err(ResolveError::Lookup)?;
+                let meta = below.filter(Entry::is_directory).map_or_else(|| made.clone(), |entry| entry.meta);
+                self.describe(&here, meta)?;
             }
-            let below = self.entry(&here).map_err(ResolveError::Lookup)?;
-            let meta = below.filter(Entry::is_directory).map_or_else(|| made.clone(), |entry| entry.meta);
-            self.describe(&here, meta)?;
+            self.repeated.insert(here);
         }
-        self.repeated.insert(parent);
         Ok(())
     }
 
@@ -104,7 +87,8 @@ impl<'a, L: Lookup> Delta<'a, L> {
             Node::Directory { opaque, .. } => {
                 let hid = before
                     .is_some_and(|before| !matches!(before.node, Node::Directory { opaque: false, .. }));
-                if hid && !self.hidden(path) {
+                if hid {
+                    // An opaque directory above would be enough; one more does no harm.
                     let below = self.base.entry(path).map_err(ResolveError::Lookup)?;
                     *opaque = below.is_some_and(|below| below.is_directory());
                 }
@@ -137,17 +121,20 @@ impl<'a, L: Lookup> Delta<'a, L> {
     /// Makes the directories at and above `path`, which has no links in it, as far as they are missing; nothing at all when
     /// they are there.
     pub(super) fn make_missing(&mut self, path: &EntryPath, made: &Meta) -> Result<(), FileError<L::Error>> {
-        if self.repeated.contains(path) {
-            return Ok(());
-        }
-        let mut here = EntryPath::root();
-        for name in path.components() {
-            here = here.join(&name);
+        let mut missing = Vec::new();
+        let mut above = Some(path.clone());
+        while let Some(here) = above.filter(|here| !here.is_root() && !self.repeated.contains(here)) {
             match self.entry(&here).map_err(ResolveError::Lookup)? {
-                Some(entry) if entry.is_directory() => {}
+                Some(entry) if entry.is_directory() => break,
                 Some(_) => return Err(FileError::NotADirectory { path: here }),
-                None => self.put(&here, Entry::directory(made.clone(), Subtree::empty()))?,
+                None => {
+                    above = here.parent();
+                    missing.push(here);
+                }
             }
+        }
+        for here in missing.into_iter().rev() {
+            self.put(&here, Entry::directory(made.clone(), Subtree::empty()))?;
         }
         Ok(())
     }

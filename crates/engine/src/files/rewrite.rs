@@ -37,13 +37,16 @@ impl<S> Frame<S> {
     }
 }
 
+/// Says what becomes of an entry.
+type Decide<'a, S> = dyn FnMut(&S, &Name, &Entry) -> Result<Step<S>, TreeLoadError> + 'a;
+
 /// Makes a tree out of another one, entry by entry, and opens only what `step` wants to see. `stays` says whether a
 /// directory that was looked into is kept with what is left in it. Without recursion: trees can be thousands of levels deep.
 pub(super) fn rewrite<S>(
     trees: &dyn TreeSource,
     tree: &Subtree,
     state: S,
-    step: &mut dyn FnMut(&S, &Name, &Entry) -> Result<Step<S>, TreeLoadError>,
+    step: &mut Decide<'_, S>,
     stays: &mut dyn FnMut(&S, &Subtree) -> bool,
 ) -> Result<Subtree, TreeLoadError> {
     let mut stack = Vec::new();

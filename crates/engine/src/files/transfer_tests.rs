@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use wbuild_graph::{Account, AccountId, FileAction, Pattern, Unpack};
-use wbuild_tree::{LinkId, MemoryTrees, TreeDigest, Visit, apply, walk};
+use wbuild_tree::{Directory, LinkId, MemoryTrees, TreeDigest, Visit, apply, walk};
 
 use super::super::tests::{Memory, Roots, file, path, tree};
 use super::super::{TreeRoot, perform};
@@ -595,6 +595,27 @@ fn working_directories() {
     assert_eq!(workdir("filelnk", ""), "error: `/file` cannot be a directory: there is a file");
     assert_eq!(workdir("new", "bob"), "error: there is no user `bob` in /etc/passwd of the image");
     assert_eq!(workdir("new", "a:b:c"), "error: `a:b:c` is not a user of the form `user[:group]`");
+}
+
+#[test]
+fn deep_trees_are_copied() {
+    let mut deep = tree(&[("f", linked("A", 0)), ("g", linked("A", 0))]);
+    for _ in 0..2000 {
+        let directory = Entry::directory(Meta::new(0o755), deep);
+        deep = Subtree::new(Directory { entries: [(Name::new("x").unwrap(), directory)].into() });
+    }
+    let mut all = transfer(&["/"], "/o");
+    all.owner = numbers(1, 2);
+    all.excludes = vec!["**/g".to_owned()];
+    let delta = delta_of(&Subtree::empty(), &deep, &[all]).unwrap();
+    assert_eq!(delta.entries(), 2002);
+    let merged = delta_of(&deep, &deep, &[transfer(&["/"], "/")]).unwrap();
+    assert_eq!(merged, deep);
+    let found = delta_of(&Subtree::empty(), &deep, &[parents(&["**/f"], "/")]).unwrap();
+    assert_eq!(found.entries(), 2001);
+    let far = "/x".repeat(3000);
+    let error = delta_of(&Subtree::empty(), &deep, &[transfer(&["/"], &far)]).unwrap_err();
+    assert!(error.contains("is longer than 4095 bytes"), "{error}");
 }
 
 /// Counts the directories that are loaded.

@@ -34,7 +34,7 @@ impl<'a> Files<'a> {
                 match entry.kind() {
                     FileKind::Directory if !matches!(name, "node_modules" | ".git") => open.push(Some(entry)),
                     FileKind::File if suspects.len() < MAX_SUSPECTS && may_hold_secrets(name) => {
-                        suspects.push(entry.path().to_string());
+                        suspects.push(String::from_utf8_lossy(entry.path().as_bytes()).into_owned());
                     }
                     _ => {}
                 }

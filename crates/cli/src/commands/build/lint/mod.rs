@@ -190,7 +190,7 @@ fn causes(
         let Some(stage) = stage_of(finding.span).filter(|stage| reached.contains(&stage.index)) else {
             continue;
         };
-        if stage.index != failed.index || finding.span.start <= origin.span.start {
+        if stage.index != failed.index || finding.span.start < origin.span.start {
             hints.push(format!("in line {}, {}", finding.line, finding.detail));
             hints.extend(finding.hints.iter().cloned());
         }

@@ -146,7 +146,8 @@ fn search(rules: &IgnoreRules, listing: &Listing) -> BTreeMap<usize, Left> {
                 left.count += 1;
                 if left.named.len() < NAMED {
                     let files = is_directory.then(|| files_in(listing, entry));
-                    left.named.push((entry.path().to_string(), files));
+                    let path = String::from_utf8_lossy(entry.path().as_bytes()).into_owned();
+                    left.named.push((path, files));
                 }
             } else if is_directory && entry.name() != b"node_modules" {
                 open.push(entry);
