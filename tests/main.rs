@@ -13,6 +13,7 @@ mod cli {
     mod damage;
     mod dialect;
     mod differential;
+    mod dockerfile_builds;
     mod dockerfile_errors;
     mod dockerfiles;
     mod example;

@@ -17,6 +17,9 @@ scenarios (default: all, in this order):
   nothing     edits after which little or nothing may run (counts steps)
   edit        one line of a page edited, against bare next build and docker build
   cold        nothing built but the base tree, against the bare commands
+  dockerfiles tests/dockerfiles, cold and warm, against docker build
+  many        COPY --from of 50,000 files that no step sees, against docker build
+  long        wbuild check of 2,500 lines, against two lines
 
 options:
   --runs N        rounds of `edit` and `cold` (default 5); `unchanged` has four times as many
@@ -31,13 +34,23 @@ pub(crate) enum Scenario {
     Nothing,
     Edit,
     Cold,
+    Dockerfiles,
+    Many,
+    Long,
 }
 
-const ALL: [(&str, Scenario); 4] = [
+/// Those on the example workspace.
+pub(crate) const OF_THE_EXAMPLE: [Scenario; 4] =
+    [Scenario::Unchanged, Scenario::Nothing, Scenario::Edit, Scenario::Cold];
+
+const ALL: [(&str, Scenario); 7] = [
     ("unchanged", Scenario::Unchanged),
     ("nothing", Scenario::Nothing),
     ("edit", Scenario::Edit),
     ("cold", Scenario::Cold),
+    ("dockerfiles", Scenario::Dockerfiles),
+    ("many", Scenario::Many),
+    ("long", Scenario::Long),
 ];
 
 /// The command line, read.
@@ -105,10 +118,10 @@ impl Arguments {
         Ok(WorkFolder { path, keep: self.keep })
     }
 
-    /// The example's base image, made from packages and cached.
-    pub(crate) fn base_image(&self) -> Result<BaseImage, Problem> {
+    /// A base image, made from packages and cached: `node` is the example's.
+    pub(crate) fn base_image(&self, image: &str) -> Result<BaseImage, Problem> {
         let mut command = Command::new(repository().join("scripts/base-image"));
-        command.args(["--image", "node"]);
+        command.args(["--image", image]);
         let said = run(command, Peak::Loose)?.said;
         let found = said.lines().find_map(|line| line.split_once('\t'));
         match found {

@@ -64,14 +64,14 @@ impl<'a> Lane<'a> {
 
 /// A scenario: wbuild's lane first, its peers after it.
 pub(crate) struct Contest<'a> {
-    title: &'static str,
+    title: String,
     rounds: usize,
     lanes: Vec<Lane<'a>>,
 }
 
 impl<'a> Contest<'a> {
-    pub(crate) fn new(title: &'static str, rounds: usize) -> Self {
-        Self { title, rounds, lanes: Vec::new() }
+    pub(crate) fn new(title: impl Into<String>, rounds: usize) -> Self {
+        Self { title: title.into(), rounds, lanes: Vec::new() }
     }
 
     pub(crate) fn add(&mut self, lane: Lane<'a>) {

@@ -26,8 +26,8 @@ pub(crate) struct Docker {
 }
 
 impl Docker {
-    /// Uses the daemon of `DOCKER_HOST`, or starts one; gives it the base image; builds once.
-    pub(crate) fn start(base: &BaseImage, work: &Path) -> Result<Self, Skipped> {
+    /// Uses the daemon of `DOCKER_HOST`, or starts one, and gives it the base images.
+    pub(crate) fn start(bases: &[&BaseImage], work: &Path) -> Result<Self, Skipped> {
         if !has_program("skopeo") {
             return Err(Skipped::Missing(
                 "there is no `skopeo`, which turns the base image into what docker loads".to_owned(),
@@ -47,8 +47,9 @@ impl Docker {
         };
         let docker = Self { client, host, daemon, site };
         docker.wait_for_daemon()?;
-        docker.load(base, work)?;
-        run(docker.build(), Peak::Loose)?;
+        for base in bases {
+            docker.load(base, work)?;
+        }
         Ok(docker)
     }
 
@@ -64,6 +65,15 @@ impl Docker {
             command.args(["--build-arg", "NODE_EXTRA_CA_CERTS=/run/secrets/ca"]);
         }
         command.arg(&self.site.path);
+        command
+    }
+
+    /// The command that builds a folder's Dockerfile.
+    pub(crate) fn build_folder(&self, folder: &Path, arguments: &[String]) -> Command {
+        let mut command = self.command();
+        command.env("DOCKER_BUILDKIT", "1");
+        command.args(["build", "--network", "none", "--progress", "plain", "--tag", "bench/case"]);
+        command.args(arguments).arg(folder);
         command
     }
 

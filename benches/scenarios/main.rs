@@ -1,24 +1,29 @@
-//! What `wbuild image` costs, measured beside its peers in one run: `docker build` with BuildKit, and the bare commands in a
-//! chroot of the same base tree. Prints ratios; nothing here asserts a time. How to run it: benches/README.md.
+//! What `wbuild image` and `wbuild build` cost, measured beside their peers in one run: `docker build` with BuildKit, and the
+//! bare commands in a chroot of the same base tree. Prints ratios; nothing here asserts a time. How to run it: benches/README.md.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program that prints what it measured")]
 
 mod arguments;
 mod bare;
 mod contest;
 mod docker;
+mod dockerfiles;
 mod machine;
 mod problem;
 mod run;
 mod site;
 mod wbuild;
 
+use std::fs;
+use std::path::Path;
 use std::process::ExitCode;
 
-use arguments::{Arguments, Scenario};
+use arguments::{Arguments, OF_THE_EXAMPLE, Scenario};
 use bare::Bare;
 use contest::{Contest, Goal, Lane};
 use docker::Docker;
-use problem::{Problem, Skipped};
+use dockerfiles::Dockerfiles;
+use problem::{Problem, Skipped, doing};
+use run::{Peak, run};
 use site::Site;
 use wbuild::Wbuild;
 
@@ -44,15 +49,28 @@ fn main() -> ExitCode {
 fn measure(arguments: &Arguments) -> Result<(), Problem> {
     let work = arguments.work_folder()?;
     println!("{}", machine::facts(work.path()));
-    let base = arguments.base_image()?;
+    if arguments.needs(&OF_THE_EXAMPLE) {
+        on_the_example(arguments, work.path())?;
+    }
+    if arguments.needs(&[Scenario::Dockerfiles, Scenario::Many, Scenario::Long]) {
+        on_dockerfiles(arguments, work.path())?;
+    }
+    println!("{}", machine::load("load after the last measurement"));
+    Ok(())
+}
+
+fn on_the_example(arguments: &Arguments, work: &Path) -> Result<(), Problem> {
+    let base = arguments.base_image("node")?;
     eprintln!("preparing: every peer builds once …");
-    let wbuild = Wbuild::new(&arguments.wbuild, &base, work.path())?;
+    let wbuild = Wbuild::new(&arguments.wbuild, &base, work)?;
     wbuild.build()?;
     let docker = peer("docker build", arguments.needs(&[Scenario::Unchanged, Scenario::Edit]), || {
-        Docker::start(&base, work.path())
+        let docker = Docker::start(&[&base], work)?;
+        run(docker.build(), Peak::Loose)?;
+        Ok(docker)
     })?;
     let bare = peer("bare commands", arguments.needs(&[Scenario::Edit, Scenario::Cold]), || {
-        Bare::unpack(&wbuild, work.path())
+        Bare::unpack(&wbuild, work)
     })?;
     println!("{}", machine::load("load before the first measurement"));
     for scenario in &arguments.scenarios {
@@ -61,9 +79,29 @@ fn measure(arguments: &Arguments) -> Result<(), Problem> {
             Scenario::Nothing => nothing_to_do(&wbuild)?,
             Scenario::Edit => edit(arguments, &wbuild, docker.as_ref(), bare.as_ref())?,
             Scenario::Cold => cold(arguments, &wbuild, bare.as_ref())?,
+            Scenario::Dockerfiles | Scenario::Many | Scenario::Long => {}
         }
     }
-    println!("{}", machine::load("load after the last measurement"));
+    Ok(())
+}
+
+fn on_dockerfiles(arguments: &Arguments, work: &Path) -> Result<(), Problem> {
+    let base = arguments.base_image("alpine")?;
+    // Beside the daemon of the other scenarios, which has ended.
+    let work = work.join("second");
+    fs::create_dir_all(&work).map_err(doing("create", &work))?;
+    let needed = arguments.needs(&[Scenario::Dockerfiles, Scenario::Many]);
+    let docker = peer("docker build", needed, || Docker::start(&[&base], &work))?;
+    let dockerfiles = Dockerfiles::new(arguments, docker.as_ref(), &base, &work)?;
+    println!("{}", machine::load("load before the first Dockerfile"));
+    for scenario in &arguments.scenarios {
+        match scenario {
+            Scenario::Dockerfiles => dockerfiles.small()?,
+            Scenario::Many => dockerfiles.many()?,
+            Scenario::Long => dockerfiles.long()?,
+            Scenario::Unchanged | Scenario::Nothing | Scenario::Edit | Scenario::Cold => {}
+        }
+    }
     Ok(())
 }
 

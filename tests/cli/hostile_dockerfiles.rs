@@ -4,7 +4,7 @@
 use std::fs;
 use std::process::{Command, Stdio};
 
-use crate::context::{Output, TestContext, skip};
+use crate::context::{Output, TestContext, bases, skip};
 
 /// What the binary may have, in bytes of address space: far more than it needs, far less than what a value that doubles
 /// forty-five times would take. Address space is what can be limited, and threads reserve much of it.
@@ -20,7 +20,11 @@ fn build(dockerfile: impl AsRef<[u8]>, ignore: Option<&str>) -> Output {
         context.write(&format!("{deep}{}", "a".repeat(200)), "deep\n");
         context.write(".dockerignore", ignore);
     }
-    let command = context.command(&["build", "--progress", "quiet", "."]);
+    let mut arguments: Vec<String> =
+        ["build", "--progress", "quiet", "--network", "none"].map(str::to_owned).to_vec();
+    arguments.extend(context.base_images());
+    arguments.push(".".to_owned());
+    let command = context.command(&arguments);
     let mut limited = Command::new("prlimit");
     limited
         .arg(format!("--as={ADDRESS_SPACE}"))
@@ -84,6 +88,19 @@ fn many_lines() {
     refuses(format!("FROM scratch\nCOPY <<EOF /file\n{million}"), "unterminated heredoc");
     let comments = "# comment\n".repeat(1_000_000);
     builds(format!("FROM scratch\nLABEL a=1 \\\n{comments} b=2\n"));
+}
+
+/// A script is an argument of its shell, and the kernel has a limit for those: what is said about it is short.
+#[test]
+fn a_script_of_a_million_lines() {
+    if !can_limit() || bases().is_none() {
+        return;
+    }
+    let script = ": line\n".repeat(1_000_000);
+    let output = build(format!("FROM alpine:3.23\nRUN <<EOF\n{script}EOF\n"), None);
+    assert_eq!(output.code, 1, "{}", beginning(&output));
+    assert!(output.stderr.contains("Argument list too long"), "{}", beginning(&output));
+    assert!(output.stderr.len() < 20_000, "{} bytes of messages", output.stderr.len());
 }
 
 #[test]

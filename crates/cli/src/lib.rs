@@ -38,6 +38,7 @@ pub fn main() -> ExitCode {
     let session = Session { variable: |name| std::env::var(name).ok(), cancellation: Default::default() };
     let mode = match &cli.command {
         Command::Image(args) => args.progress.progress,
+        Command::Build(args) => args.progress.progress,
         _ => ProgressMode::Plain,
     };
     if let Err(error) = interrupt::cancel_on_signal(session.cancellation.clone()) {

@@ -47,18 +47,28 @@ pub struct ListOptions {
     /// Declared outputs. Only [`Policy::Workspace`] looks at them.
     pub exclusions: Vec<Exclusion>,
     declared: Option<PathTest>,
+    /// Files that this process writes to while it lists.
+    own: Vec<Vec<u8>>,
 }
 
 impl ListOptions {
     /// With this policy and these rules, and nothing else.
     pub const fn new(policy: Policy, rules: IgnoreRules) -> Self {
-        Self { policy, rules, exclusions: Vec::new(), declared: None }
+        Self { policy, rules, exclusions: Vec::new(), declared: None, own: Vec::new() }
     }
 
     /// Adds declared outputs.
     #[must_use]
     pub fn excluding(mut self, exclusion: Exclusion) -> Self {
         self.exclusions.push(exclusion);
+        self
+    }
+
+    /// Leaves out a file, by its path relative to the context, that this process writes to: its own log would change while
+    /// it is read.
+    #[must_use]
+    pub fn without_own(mut self, path: impl Into<Vec<u8>>) -> Self {
+        self.own.push(path.into());
         self
     }
 
@@ -74,6 +84,9 @@ impl ListOptions {
         let directory = kind == FileKind::Directory;
         if name == b".wbuild" && directory {
             return Some(LeftOutReason::State);
+        }
+        if !directory && self.own.iter().any(|own| own == path) {
+            return Some(LeftOutReason::OwnOutput);
         }
         if self.policy == Policy::Dockerfile {
             return None;
@@ -115,6 +128,8 @@ impl fmt::Debug for ListOptions {
 pub enum LeftOutReason {
     /// wbuild's own `.wbuild`.
     State,
+    /// What this process itself writes to: standard output or standard error.
+    OwnOutput,
     /// `node_modules`: installed in the build.
     NodeModules,
     /// `.git`.
@@ -142,6 +157,7 @@ impl fmt::Display for LeftOutReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::State => f.write_str(".wbuild"),
+            Self::OwnOutput => f.write_str("the output of this build"),
             Self::NodeModules => f.write_str("node_modules"),
             Self::Git => f.write_str(".git"),
             Self::Turbo => f.write_str(".turbo"),

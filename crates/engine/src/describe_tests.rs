@@ -279,6 +279,9 @@ fn random_tree(seeds: &[u16]) -> Subtree {
 }
 
 proptest::proptest! {
+    // Each is some four hundred copies.
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
+
     /// Whatever has the same key has the same result: patterns, exclusions and trees that differ, and take the same.
     #[test]
     fn one_key_is_one_result(

@@ -120,7 +120,7 @@ pub enum EngineError {
         blob: PathBuf,
         /// Why.
         #[source]
-        source: Box<wbuild_snapshot::SnapshotError>,
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// A layer of a base image cannot be copied.
     #[error("cannot read `{}`, a layer of the base image", blob.display())]
@@ -359,7 +359,8 @@ impl Hint for EngineError {
             ],
             Self::BaseBlob { .. } => vec![BASE_AGAIN.to_owned()],
             Self::BaseLayer { source, .. } => {
-                let mut hints = source.hints();
+                let unpacking = source.downcast_ref::<wbuild_snapshot::SnapshotError>();
+                let mut hints = unpacking.map(Hint::hints).unwrap_or_default();
                 hints.push(BASE_AGAIN.to_owned());
                 hints
             }

@@ -232,6 +232,7 @@ impl Engine {
                 leave_out: Vec::new(),
                 times: CollectTimes::Keep,
                 outputs: None,
+                closely: self.inspected.closely(),
             })?;
             // Another build may have forced the step meanwhile: then these may be the files of either.
             let now = disk_face(&self.store, delta, self.disk(Mtimes::Tree))?;
@@ -336,14 +337,16 @@ impl Engine {
                 let source = LayerSource { diff_id: *layer, blob: base.descriptor.digest, open: &open };
                 let view = if below.deltas.is_empty() { None } else { Some(self.view(below)?) };
                 let unpacked = unpack_layer(&self.store, &source, disk.owners, view.as_ref());
-                unpacked.map(|_| ()).map_err(|error| match gone(error) {
-                    error @ EngineError::Snapshot(SnapshotError::Layer(LayerError::Disk { .. })) => error,
-                    // What the blob has in it, or that it cannot be read.
-                    EngineError::Snapshot(
-                        error
-                        @ (SnapshotError::Layer(_) | SnapshotError::Io { action: "read the layer", .. }),
-                    ) => EngineError::BaseLayer { blob: base.path(), source: Box::new(error) },
-                    error => error,
+                unpacked.map(|_| ()).map_err(|error| match error {
+                    // The disk's, not the layer's.
+                    error @ SnapshotError::Layer(LayerError::Disk { .. }) => error.into(),
+                    error @ SnapshotError::Layer(_) => {
+                        EngineError::BaseLayer { blob: base.path(), source: Box::new(error) }
+                    }
+                    SnapshotError::Io { action: "read the layer", source, .. } => {
+                        EngineError::BaseLayer { blob: base.path(), source: Box::new(source) }
+                    }
+                    error => gone(error),
                 })
             }
         }

@@ -67,12 +67,18 @@ impl Engine {
         let mut pool = Inodes::Unlinked;
         for name in self.store.delta_names()? {
             verified.checked += 1;
-            let Some(why) = self.damage_of(&name)? else { continue };
+            let found = self.look_at(&name)?;
+            if found == Finding::Right {
+                continue;
+            }
             self.store.drop_delta(&name)?;
             if matches!(Face::of(&name), Some(Face::Tree { .. })) {
                 pool = Inodes::All;
             }
-            verified.damaged.push((Ref::Delta(name), why));
+            match found {
+                Finding::Damaged(why) => verified.damaged.push((Ref::Delta(name), why)),
+                _ => verified.incomplete.push(Ref::Delta(name)),
+            }
         }
         // Files of trees share inodes with it: the next face of a damaged one would be damaged, too.
         self.store.forget_pool(pool)?;
@@ -80,42 +86,53 @@ impl Engine {
         Ok(verified)
     }
 
-    /// What is wrong with a disk face, if anything is.
-    fn damage_of(&self, name: &DeltaName) -> Result<Option<String>, EngineError> {
+    /// Whether a disk face is what it should be.
+    fn look_at(&self, name: &DeltaName) -> Result<Finding, EngineError> {
         let Some(folder) = self.store.delta(name)? else {
-            return Ok(Some("it is not complete".to_owned()));
+            return Ok(Finding::Damaged("it is not complete".to_owned()));
         };
         if !self.looks_as_published(&folder)? {
-            return Ok(Some("somebody wrote to its files".to_owned()));
+            return Ok(Finding::Damaged("somebody wrote to its files".to_owned()));
         }
-        let Some(face) = Face::of(name) else { return Ok(None) };
-        let Some((tree, made)) = self.expectation(face, &folder)? else { return Ok(None) };
+        let Some(face) = Face::of(name) else { return Ok(Finding::Right) };
+        let expectation = match self.expectation(face, &folder) {
+            Err(error) if error.is_lost() => {
+                return Ok(Finding::Damaged("what was noted of its owners is gone".to_owned()));
+            }
+            other => other?,
+        };
+        let Some((tree, made)) = expectation else {
+            return Ok(match face {
+                // What it should be, nobody but the step has ever said.
+                Face::Step(_) => Finding::Right,
+                // The others are made again from what they were made from.
+                Face::Tree { .. } | Face::Layer { .. } => Finding::Unknown,
+            });
+        };
         let request = CheckRequest { dir: folder.fs(), store: self.store.path().to_owned(), tree, made };
-        let difference = self.check(&request)?.difference;
-        Ok(difference.map(|path| format!("`{path}` is not what it was")))
+        Ok(match self.check(&request)?.difference {
+            None => Finding::Right,
+            Some(path) => Finding::Damaged(format!("`{path}` is not what it was")),
+        })
     }
 
-    /// What a disk face should be, as far as that is known: of what a step wrote, nobody knows more than its seal until
-    /// somebody asked for its tree.
+    /// What a disk face should be, if that is known.
     fn expectation(
         &self,
         face: Face,
         folder: &DeltaFolder,
     ) -> Result<Option<(TreeDigest, Made)>, EngineError> {
         let delta = face.delta();
-        let known = match tree_face(&self.store, &delta)? {
-            Some(known) if self.is_whole(known.tree, Extent::Listing)? => known,
-            Some(_) => {
-                if !matches!(delta, DeltaId::Tree { .. }) {
-                    forget_tree_face(&self.store, &delta)?;
-                }
-                return Ok(None);
+        let Some(known) = tree_face(&self.store, &delta)? else { return Ok(None) };
+        if !self.is_whole(known.tree, Extent::Listing)? {
+            if !matches!(delta, DeltaId::Tree { .. }) {
+                forget_tree_face(&self.store, &delta)?;
             }
-            None => return Ok(None),
-        };
+            return Ok(None);
+        }
         let made = match face {
             Face::Step(_) => {
-                if !self.has_contents(known.tree)? {
+                if !self.is_whole(known.tree, Extent::Contents)? {
                     // Its files have them, and then the face is made again.
                     forget_tree_face(&self.store, &delta)?;
                 }
@@ -138,11 +155,6 @@ impl Engine {
             Err(error) if is_denied(&error) => ask(),
             other => Ok(other?),
         }
-    }
-
-    /// Whether all contents of a tree are there. All blobs were read before.
-    fn has_contents(&self, tree: TreeDigest) -> Result<bool, EngineError> {
-        self.is_whole(tree, Extent::Contents)
     }
 
     /// Sets aside the records of steps whose own result is gone, and removes what else refers to something that is.
@@ -196,7 +208,8 @@ impl Engine {
         Ok(match delta {
             // It comes from the base image.
             DeltaId::Layer(_) => false,
-            DeltaId::Tree { tree, .. } => !self.has_contents(*tree)?,
+            // All blobs were read before.
+            DeltaId::Tree { tree, .. } => !self.is_whole(*tree, Extent::Contents)?,
             DeltaId::Exec(_) => disk_face(&self.store, delta, self.disk(Mtimes::Tree))?.is_none(),
         })
     }
@@ -224,6 +237,15 @@ fn is_own(delta: &DeltaId, preimage: &Preimage) -> bool {
         (FieldValue::Digest(digest), delta) => *digest == delta.root_key(),
         _ => false,
     })
+}
+
+/// What came of a look at a disk face.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Finding {
+    Right,
+    Damaged(String),
+    /// Nothing is left to compare it with.
+    Unknown,
 }
 
 /// A disk face, by its name.

@@ -165,6 +165,7 @@ impl Engine {
                         exclude: exclude.clone(),
                         expected: expected.clone(),
                     }),
+                    closely: self.inspected.closely(),
                 })?;
                 self.warn_undeclared(context, &collected);
                 self.warn_unreproducible(context, exec, &self.store.tree(collected.tree)?)?;

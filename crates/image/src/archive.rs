@@ -7,6 +7,7 @@ use wbuild_oci::{Digest, to_canonical_json};
 
 use crate::export::{BlobFiles, Export, ExportError, INDEX_FILE, LAYOUT_FILE, LAYOUT_VERSION};
 use crate::layout::{CopyError, copy};
+use crate::output_file::OutputFile;
 use crate::verified::VerifiedReader;
 
 /// What an archive is for.
@@ -71,21 +72,13 @@ pub fn write_archive_file(
     blobs: &dyn BlobFiles,
     path: &Path,
 ) -> Result<(), ExportError> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".wbuild-{}", std::process::id()));
-    let partial = path.with_file_name(name);
-    let failed = |what, path: &Path| {
+    let failed = |what| {
         let path = path.to_owned();
         move |source| ExportError::Write { what, path, source }
     };
-    let file = File::create(&partial).map_err(failed("make", &partial))?;
-    let written = write_archive(export, format, blobs, BufWriter::with_capacity(256 << 10, &file))
-        .and_then(|()| std::fs::rename(&partial, path).map_err(failed("replace", path)));
-    if written.is_err() {
-        // The error that matters is the first one.
-        let _ = std::fs::remove_file(&partial);
-    }
-    written
+    let mut file = OutputFile::create(path).map_err(failed("make"))?;
+    write_archive(export, format, blobs, BufWriter::with_capacity(256 << 10, &mut file))?;
+    file.commit().map_err(failed("replace"))
 }
 
 fn blob_path(digest: &Digest) -> String {

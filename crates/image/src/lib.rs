@@ -17,6 +17,7 @@ mod assemble;
 mod export;
 mod layout;
 mod open;
+mod output_file;
 mod unpack;
 mod verified;
 
@@ -27,5 +28,6 @@ pub use assemble::{
 pub use export::{BlobFiles, Export, ExportError};
 pub use layout::{LayoutChanges, check_layout_folder, write_layout};
 pub use open::{BaseImage, LayoutError, OciLayout, Select};
+pub use output_file::OutputFile;
 pub use unpack::{UnpackError, is_archive_name, unpack_archive};
 pub use verified::{BlobMismatch, VerifiedReader};

@@ -65,6 +65,7 @@ pub fn check(request: &CheckRequest) -> Result<CheckReply, SnapshotError> {
             leave_out: Vec::new(),
             times: CollectTimes::Keep,
             outputs: None,
+            closely: false,
         },
         Contents::Hashed,
     )?

@@ -45,6 +45,8 @@ pub struct CollectRequest {
     pub times: CollectTimes,
     /// Only these outputs, without deletions; everything if `None`.
     pub outputs: Option<Selection>,
+    /// Whether what the store has already is read in full before it is taken for there ([`Store::look_closely`]).
+    pub closely: bool,
 }
 
 /// Times of collected entries.
@@ -149,6 +151,9 @@ struct Listing {
 /// Names the path. `.wh.` names and control data of overlay file systems are refused.
 pub fn collect(request: &CollectRequest) -> Result<CollectReply, SnapshotError> {
     let store = Store::open(&request.store)?;
+    if request.closely {
+        store.look_closely();
+    }
     let Gathered { tree, undeclared, undeclared_count } = gather(&store, request, Contents::Stored)?;
     store.put_tree(&tree)?;
     Ok(CollectReply {

@@ -41,7 +41,10 @@ pub fn stack_for_mount(
         {
             names.clear();
         }
-        names.push(face_name(delta, disk));
+        // A folder cannot be in one overlay twice. The upper one says again all that the lower one says.
+        let name = face_name(delta, disk);
+        names.retain(|other| *other != name);
+        names.push(name);
     }
     let mut lowers = Vec::with_capacity(names.len());
     for name in &names {

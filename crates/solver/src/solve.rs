@@ -15,6 +15,10 @@ use crate::miss;
 use crate::record::Record;
 use crate::worker::{Loss, RunContext, Worker};
 
+/// Of a worker's thread: trees thousands of levels deep are put on each other, and dropped, level by level. Only what is used
+/// of it costs memory.
+const STACK: usize = 16 << 20;
+
 /// Solves graphs with one worker.
 #[derive(Debug)]
 pub struct Solver<W> {
@@ -196,6 +200,7 @@ impl<W: Worker> Solver<W> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .max_blocking_threads(256)
+            .thread_stack_size(STACK)
             .enable_time()
             .build()
             .expect("a runtime without I/O needs only threads");

@@ -220,21 +220,30 @@ impl OpenDirectory {
         Ok(here)
     }
 
+    /// Without recursion: a path can have two thousand components.
     fn finish(self) -> Subtree {
-        let entries = self
-            .slots
-            .into_iter()
-            .map(|(name, slot)| {
-                let entry = match slot {
-                    Slot::Done(entry) => entry,
-                    Slot::Open { meta, opaque, directory } => {
-                        Entry { meta, node: Node::Directory { contents: directory.finish(), opaque } }
-                    }
-                };
-                (name, entry)
-            })
-            .collect();
-        Subtree::new(Directory { entries })
+        let frame = |directory: Self, place| (directory.slots.into_iter(), BTreeMap::new(), place);
+        let mut stack = Vec::new();
+        let (mut slots, mut entries, mut place) = frame(self, None);
+        loop {
+            match slots.next() {
+                Some((name, Slot::Done(entry))) => {
+                    entries.insert(name, entry);
+                }
+                Some((name, Slot::Open { meta, opaque, directory })) => {
+                    stack.push((slots, entries, place));
+                    (slots, entries, place) = frame(directory, Some((name, meta, opaque)));
+                }
+                None => {
+                    let contents = Subtree::new(Directory { entries });
+                    let (Some(above), Some((name, meta, opaque))) = (stack.pop(), place) else {
+                        return contents;
+                    };
+                    (slots, entries, place) = above;
+                    entries.insert(name, Entry { meta, node: Node::Directory { contents, opaque } });
+                }
+            }
+        }
     }
 }
 

@@ -32,16 +32,20 @@ pub(crate) fn run(args: &RunArgs, session: &Session) -> Result<ExitCode, Failure
         Some((_, draft)) => ImageLocation { layout: draft.fs(), select: Select::Only },
         None => location(&args.image)?,
     };
-    // What is no image at all is said without the advice that the engine has for base images.
-    OciLayout::open(&location.layout).map_err(Failure::new)?;
+    let layout = location.layout.clone();
     // Errors name it as it was typed.
     let images = BTreeMap::from([(args.image.clone(), location)]);
     let engine = Engine::open(Options { images, ..plain()? }, &session.variable)?;
     let options = ContainerOptions {
         command: args.command.clone(),
         env: environment(args, session),
-        network: network(args, &engine)?,
+        network: network(args, || {
+            // What is no image at all is said without the advice that the engine has for base images.
+            OciLayout::open(&layout).map_err(Failure::new)?;
+            Ok(engine.exposed_ports(&args.image)?)
+        })?,
     };
+    OciLayout::open(&layout).map_err(Failure::new)?;
     let cancel =
         CancelToken::new().map_err(|source| Failure::new(WriteError { path: "a token".into(), source }))?;
     let token = cancel.clone();
@@ -109,7 +113,11 @@ fn environment(args: &RunArgs, session: &Session) -> BTreeMap<String, String> {
     args.env.iter().filter_map(pair).collect()
 }
 
-fn network(args: &RunArgs, engine: &Engine) -> Result<ContainerNetwork, Failure> {
+/// `exposed` are the ports of the image, which is only looked at when the arguments make sense.
+fn network(
+    args: &RunArgs,
+    exposed: impl FnOnce() -> Result<Vec<u16>, Failure>,
+) -> Result<ContainerNetwork, Failure> {
     match args.network.as_str() {
         "host" => return Ok(ContainerNetwork::Host),
         "none" => return Ok(ContainerNetwork::None),
@@ -122,7 +130,7 @@ fn network(args: &RunArgs, engine: &Engine) -> Result<ContainerNetwork, Failure>
         }
     }
     if args.publish.is_empty() {
-        let ports = engine.exposed_ports(&args.image)?;
+        let ports = exposed()?;
         return Ok(ContainerNetwork::Private(ports.into_iter().map(|port| (port, port)).collect()));
     }
     let parse = |text: &String| {

@@ -2,11 +2,11 @@
 
 mod folder;
 
-use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use wbuild_graph::Snapshot;
+use wbuild_image::OutputFile;
 use wbuild_layer::{Compression, Recipe, Times, WriteError, write_layer};
 use wbuild_report::Hint;
 use wbuild_tree::{EntryPath, Subtree};
@@ -117,21 +117,13 @@ impl Engine {
                 write_folder(&self.store, &tree, times, path, *existing)
             }
             FilesOutput::Tar(path) => {
-                let mut name = path.file_name().unwrap_or_default().to_owned();
-                name.push(format!(".wbuild-{}", std::process::id()));
-                let partial = path.with_file_name(name);
-                let file = File::create(&partial).map_err(io_error("create", &partial))?;
-                let mut out = BufWriter::with_capacity(256 << 10, file);
-                let written = self.tar(&tree, times, &mut out).and_then(|written| {
-                    out.flush().map_err(io_error("write", path))?;
-                    fs::rename(&partial, path).map_err(io_error("replace", path))?;
-                    Ok(written)
-                });
-                if written.is_err() {
-                    // The error that matters is the first one.
-                    let _ = fs::remove_file(&partial);
-                }
-                written
+                let mut out = OutputFile::create(path).map_err(io_error("create", path))?;
+                let mut buffered = BufWriter::with_capacity(256 << 10, &mut out);
+                let written = self.tar(&tree, times, &mut buffered)?;
+                buffered.flush().map_err(io_error("write", path))?;
+                drop(buffered);
+                out.commit().map_err(io_error("replace", path))?;
+                Ok(written)
             }
         }
     }

@@ -8,7 +8,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, ResolveFlags, Uid};
+use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
 use rustix::process::{Resource as Kernel, Rlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets};
@@ -59,16 +59,24 @@ fn prepare(step: &Step, identity: Identity, link: Option<Link>) -> Result<(), Fa
         set_limit(limit).doing(Doing::Limits)?;
     }
     enter_directory(step, identity).doing_to(Doing::WorkingDirectory, &step.cwd)?;
-    if step.network == Network::Host && sys::landlock_abi().is_ok_and(|abi| abi >= LANDLOCK_SCOPES_SINCE) {
+    let everything = step.privileges.capabilities == crate::CapabilitySet::ALL;
+    // Whoever is fenced in by landlock cannot mount.
+    if !everything
+        && step.network == Network::Host
+        && sys::landlock_abi().is_ok_and(|abi| abi >= LANDLOCK_SCOPES_SINCE)
+    {
         sys::landlock_scope(LANDLOCK_SCOPES).doing(Doing::Landlock)?;
     }
     let mut allowed = step.privileges.capabilities.kernel();
-    if step.privileges.capabilities == crate::CapabilitySet::ALL {
+    if everything {
         // Nobody can give what they do not have.
         allowed &= rustix::thread::capabilities(None).doing(Doing::Capabilities)?.permitted;
     }
     limit_capabilities(allowed).doing(Doing::Capabilities)?;
 
+    if identity == Identity::Root {
+        give_standard_output(step);
+    }
     // The ids first, since the filter below may hand such calls to a supervisor; the capabilities are kept over that,
     // since without `no_new_privs` installing a filter needs one of them.
     rustix::thread::set_keep_capabilities(true).doing(Doing::Identity)?;
@@ -77,7 +85,9 @@ fn prepare(step: &Step, identity: Identity, link: Option<Link>) -> Result<(), Fa
     if step.privileges.no_new_privileges {
         rustix::thread::set_no_new_privs(true).doing(Doing::Capabilities)?;
     }
-    filter(link)?;
+    if !everything || link.is_some() {
+        filter(link)?;
+    }
     let kept = if step.user.uid == 0 { allowed } else { CapabilitySet::empty() };
     set_capabilities(kept).doing(Doing::Capabilities)?;
 
@@ -164,6 +174,19 @@ fn become_user(step: &Step, identity: Identity) -> Result<(), Errno> {
     let (uid, gid) = (Uid::from_raw(step.user.uid), gid(step.user.gid));
     rustix::thread::set_thread_res_gid(gid, gid, gid)?;
     rustix::thread::set_thread_res_uid(uid, uid, uid)
+}
+
+/// Lets the user of the step open `/dev/stdout` and `/dev/stderr`, which are our pipes, as runc does.
+fn give_standard_output(step: &Step) {
+    let (uid, gid) = (Uid::from_raw(step.user.uid), Gid::from_raw(step.user.gid));
+    let (stdout, stderr) = (std::io::stdout(), std::io::stderr());
+    for output in [stdout.as_fd(), stderr.as_fd()] {
+        // Something else than a pipe belongs to somebody else, and stays as it is.
+        if rustix::fs::fstat(output).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo)
+        {
+            let _ = rustix::fs::fchown(output, Some(uid), Some(gid));
+        }
+    }
 }
 
 /// Makes everything that is permitted effective: changing from root to somebody else had cleared that.

@@ -253,9 +253,9 @@ fn arguments_reach_the_tasks_that_declare_them() {
     assert_eq!(env(&definition, "web#build", "WBUILD_BUILD_ID").as_deref(), Some("{input-digest} NameOnly"));
     assert_eq!(env(&definition, "//#content", "WBUILD_BUILD_ID"), None);
     insta::assert_snapshot!(shown(&definition.warnings), @"
-    wbuild.toml: no task declares `DATABSE_URL`, so none sees it
-      hint: add `DATABSE_URL` to `env` of the task in turbo.json
+    wbuild.toml: no task declares the build argument `DATABSE_URL`, so none sees it
       hint: did you mean `DATABASE_URL`?
+      hint: add `DATABSE_URL` to `env` of the task in turbo.json
     ");
 }
 

@@ -95,6 +95,7 @@ fn request(store: &Store, dir: &Path) -> CollectRequest {
         leave_out: Vec::new(),
         times: CollectTimes::Keep,
         outputs: None,
+        closely: false,
     }
 }
 

@@ -106,8 +106,13 @@ pub(crate) fn run(args: &BuildArgs, session: &Session) -> Result<(), Failure> {
         args,
         likely_causes: &|origin| lint::likely_causes(&dockerfile, &build, engine.context("").ok(), origin),
     });
-    progress.finish();
-    let done = done?;
+    let done = match done {
+        Ok(done) => {
+            progress.finish();
+            done
+        }
+        Err(failure) => return Err(failure.shown_by(progress, args.progress.progress)),
+    };
     done.report(args, &outputs)?;
     if done.ran {
         // The result is written; a store that cannot be tidied now is tidied after the next build.

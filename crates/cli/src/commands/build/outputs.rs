@@ -1,17 +1,20 @@
 //! `--output`, and what is said about it afterwards.
 
-use std::io::Write;
-use std::path::PathBuf;
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 use wbuild_engine::{BuiltImage, EngineError, Existing, FilesOutput};
 use wbuild_graph::Snapshot;
-use wbuild_image::{ArchiveFormat, Export, ExportError, write_archive_file, write_layout};
+use wbuild_image::{
+    ArchiveFormat, Export, ExportError, check_layout_folder, write_archive, write_archive_file, write_layout,
+};
 use wbuild_tree::EntryPath;
 
 use super::Job;
 use crate::args::BuildArgs;
 use crate::commands::{Failure, WriteError, print};
+use crate::progress::ProgressMode;
 use crate::render::size;
 
 /// What is to be written.
@@ -65,8 +68,48 @@ impl From<ExportError> for OutputError {
 
 impl Outputs {
     pub(super) fn parse(args: &BuildArgs) -> Result<Self, Failure> {
-        let list = args.outputs.iter().map(|text| output(text)).collect::<Result<_, _>>()?;
-        Ok(Self { list })
+        let list: Vec<Output> = args.outputs.iter().map(|text| output(text)).collect::<Result<_, _>>()?;
+        let outputs = Self { list };
+        if outputs.on_stdout() && std::io::stdout().is_terminal() {
+            return Err(Failure::usage(
+                "an archive cannot be shown on a terminal",
+                "redirect standard output, or name a file with dest=",
+            ));
+        }
+        outputs.check()?;
+        Ok(outputs)
+    }
+
+    /// Whether standard output gets an archive, and so nothing else.
+    fn on_stdout(&self) -> bool {
+        let dash = |output: &Output| matches!(output, Output::Archive(_, path) | Output::Tar(path) if path.as_os_str() == "-");
+        self.list.iter().any(dash)
+    }
+
+    /// Finds out before the build what could not be written after it.
+    fn check(&self) -> Result<(), Failure> {
+        for output in &self.list {
+            match output {
+                Output::Layout(folder) => check_layout_folder(folder).map_err(Failure::new)?,
+                Output::Archive(_, path) | Output::Tar(path) if path.as_os_str() != "-" => {
+                    let wrong = |source| Failure::new(WriteError { path: path.clone(), source });
+                    if path.is_dir() {
+                        return Err(wrong(std::io::ErrorKind::IsADirectory.into()));
+                    }
+                    let parent = match path.parent() {
+                        Some(parent) if parent != Path::new("") => parent,
+                        _ => Path::new("."),
+                    };
+                    std::fs::metadata(parent).map_err(wrong)?;
+                }
+                Output::Files(path, _) if path.exists() && !path.is_dir() => {
+                    let source = std::io::ErrorKind::NotADirectory.into();
+                    return Err(Failure::new(WriteError { path: path.clone(), source }));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// Whether somebody wants an image and not only files.
@@ -111,12 +154,14 @@ fn output(text: &str) -> Result<Output, Failure> {
         dest.filter(|dest| !dest.as_os_str().is_empty())
             .ok_or_else(|| usage(format!("--output type={kind} needs a dest")))
     };
+    // Without a place an archive goes to standard output, as for docker.
+    let or_stdout = |dest: Option<PathBuf>| dest.unwrap_or_else(|| PathBuf::from("-"));
     Ok(match kind.as_str() {
-        "oci" if tar => Output::Archive(ArchiveFormat::Oci, need(dest)?),
+        "oci" if tar => Output::Archive(ArchiveFormat::Oci, or_stdout(dest)),
         "oci" => Output::Layout(need(dest)?),
-        "docker" if tar => Output::Archive(ArchiveFormat::Docker, need(dest)?),
+        "docker" if tar => Output::Archive(ArchiveFormat::Docker, or_stdout(dest)),
         "local" => Output::Files(need(dest)?, existing),
-        "tar" => Output::Tar(need(dest)?),
+        "tar" => Output::Tar(or_stdout(dest)),
         "cacheonly" => Output::Nothing,
         other => {
             return Err(usage(format!("this version writes no outputs of type `{other}`")));
@@ -139,7 +184,11 @@ pub(super) fn write(job: &Job<'_>, snapshot: &Snapshot) -> Result<Written, Outpu
             }
             (Output::Archive(format, path), Some(built)) => {
                 let export = Export::image(&built.image, job.tags.clone());
-                write_archive_file(&export, *format, built, path)?;
+                if path.as_os_str() == "-" {
+                    write_archive(&export, *format, built, std::io::stdout().lock())?;
+                } else {
+                    write_archive_file(&export, *format, built, path)?;
+                }
             }
             (Output::Files(folder, existing), _) => {
                 let files = FilesOutput::Folder { path: folder, existing: *existing };
@@ -174,7 +223,12 @@ pub(super) struct Done {
 
 impl Done {
     pub(super) fn report(&self, args: &BuildArgs, outputs: &Outputs) -> Result<(), Failure> {
-        let mut err = std::io::stderr();
+        // Views for programs hold nothing else.
+        let plain: Box<dyn Write> = match args.progress.progress {
+            ProgressMode::Json | ProgressMode::Quiet => Box::new(std::io::sink()),
+            _ => Box::new(std::io::stderr()),
+        };
+        let mut err = plain;
         for output in &outputs.list {
             // Only for people: scripts read the digest from standard output.
             let _ = match (output, &self.written.image) {
@@ -215,6 +269,9 @@ impl Done {
             });
             put(path, format!("{metadata:#}\n"))?;
         }
+        if outputs.on_stdout() {
+            return Ok(());
+        }
         print(&format!("{digest}\n"))
     }
 }
@@ -232,7 +289,8 @@ mod tests {
         assert_eq!(parse("out"), Some(Output::Files("out".into(), Existing::Keep)));
         assert_eq!(parse("-"), Some(Output::Tar("-".into())));
         assert_eq!(parse("type=cacheonly"), Some(Output::Nothing));
-        for wrong in ["", "type=oci", "type=floppy,dest=x", "type=oci,dest=x,level=9"] {
+        assert_eq!(parse("type=oci"), Some(Output::Archive(ArchiveFormat::Oci, "-".into())));
+        for wrong in ["", "type=local", "type=floppy,dest=x", "type=oci,dest=x,level=9"] {
             assert_eq!(parse(wrong), None, "{wrong}");
         }
     }

@@ -65,6 +65,18 @@ pub(super) fn open(
             "give one of them as a file",
         ));
     }
+    if let ContextPlace::Folder(folder) = &place
+        && !folder.is_dir()
+    {
+        let message = match folder.exists() {
+            true => format!("the context `{}` is not a folder", folder.display()),
+            false => format!("the context `{}` does not exist", folder.display()),
+        };
+        return Err(Failure::usage(
+            message,
+            "a context is a folder, -, the URL of an archive or a git repository",
+        ));
+    }
     let fetch = |engine: &Engine, place: &ContextPlace| -> Result<OpenedContext, Failure> {
         // Downloads are short, and seen as steps of the build only when the Dockerfile names them.
         let events = EventSink::silent();
@@ -82,7 +94,11 @@ pub(super) fn open(
         Ok(IgnoreRules::load(&context.root, dockerfile).map_err(EngineError::from)?)
     };
     let rules = load(&context, path.as_deref())?;
-    let listed = engine.list_context(&context.root, ListOptions::new(Policy::Dockerfile, rules.clone()))?;
+    let mut options = ListOptions::new(Policy::Dockerfile, rules.clone());
+    for path in own_outputs(&context.root) {
+        options = options.without_own(path);
+    }
+    let listed = engine.list_context(&context.root, options)?;
     engine.add_context("", listed);
     for (name, place) in &contexts.files {
         let named = fetch(engine, place)?;
@@ -95,6 +111,16 @@ pub(super) fn open(
         _ => PathBuf::from(&args.context),
     };
     Ok(Opened { source, project: project.display().to_string(), rules, date: context.date })
+}
+
+/// Files of the context that standard output and standard error go to: `wbuild build . > build.log`.
+fn own_outputs(context: &Path) -> Vec<Vec<u8>> {
+    use std::os::unix::ffi::OsStrExt;
+    let Ok(root) = std::fs::canonicalize(context) else { return Vec::new() };
+    let target = |number: u32| std::fs::read_link(format!("/proc/self/fd/{number}")).ok();
+    let inside =
+        |path: PathBuf| path.strip_prefix(&root).ok().map(|path| path.as_os_str().as_bytes().to_vec());
+    [1, 2].into_iter().filter_map(target).filter_map(inside).collect()
 }
 
 /// The Dockerfile and, if it is a file of this machine, its path. With a context from elsewhere a path given with `-f` is
