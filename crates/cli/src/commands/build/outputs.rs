@@ -60,6 +60,16 @@ impl From<EngineError> for OutputError {
     }
 }
 
+impl OutputError {
+    /// A layer that turned out to be damaged is one that has to be made again.
+    fn of_blobs(built: &BuiltImage, error: ExportError) -> Self {
+        match error {
+            ExportError::Blob { .. } => Self::Engine(built.not_written(error)),
+            other => Self::Export(other),
+        }
+    }
+}
+
 impl From<ExportError> for OutputError {
     fn from(error: ExportError) -> Self {
         Self::Export(error)
@@ -180,14 +190,16 @@ pub(super) fn write(job: &Job<'_>, snapshot: &Snapshot) -> Result<Written, Outpu
     for output in &job.outputs.list {
         match (output, &image) {
             (Output::Layout(folder), Some(built)) => {
-                write_layout(folder, &Export::image(&built.image, job.tags.clone()), built)?;
+                write_layout(folder, &Export::image(&built.image, job.tags.clone()), built)
+                    .map_err(|error| OutputError::of_blobs(built, error))?;
             }
             (Output::Archive(format, path), Some(built)) => {
                 let export = Export::image(&built.image, job.tags.clone());
                 if path.as_os_str() == "-" {
                     write_archive(&export, *format, built, std::io::stdout().lock())?;
                 } else {
-                    write_archive_file(&export, *format, built, path)?;
+                    write_archive_file(&export, *format, built, path)
+                        .map_err(|error| OutputError::of_blobs(built, error))?;
                 }
             }
             (Output::Files(folder, existing), _) => {
