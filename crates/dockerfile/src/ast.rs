@@ -7,6 +7,7 @@ use wbuild_report::{SourceFile, Span};
 
 use crate::directive::Directives;
 use crate::heredoc::Heredoc;
+use crate::scope::with_shell;
 use crate::source::{LineIndex, Word};
 use crate::statement::Pair;
 
@@ -289,6 +290,34 @@ pub enum Script {
         /// Its content.
         content: String,
     },
+}
+
+impl Script {
+    /// Where a step sees the file of a script of this name.
+    pub fn path(name: &str) -> String {
+        format!("/dev/pipes/{name}")
+    }
+
+    /// Program and arguments, with `shell` in front of a text or a file.
+    pub fn argv(&self, shell: &[String]) -> Vec<String> {
+        match self {
+            Self::Exec(argv) => argv.clone(),
+            Self::Shell(text) => with_shell(shell, text.clone()),
+            Self::File { name, .. } => with_shell(shell, Self::path(name)),
+        }
+    }
+}
+
+impl CommandLine {
+    /// The `Test` of an image's health check.
+    pub fn probe(&self) -> Vec<String> {
+        match self {
+            Self::Exec(words) => {
+                std::iter::once("CMD".to_owned()).chain(words.iter().map(|word| word.text.clone())).collect()
+            }
+            Self::Shell(text) => vec!["CMD-SHELL".to_owned(), text.text.clone()],
+        }
+    }
 }
 
 impl Run {

@@ -11,7 +11,7 @@ use wbuild_graph::{
 };
 use wbuild_oci::Digest;
 use wbuild_tree::{
-    Directory, Entry, EntryPath, Name, Node, ResolveError, Subtree, TreeLoadError, TreeSource, resolve,
+    Directory, Entry, EntryPath, Name, Node, ResolveError, Subtree, TreeLoadError, TreeSource, apply, resolve,
 };
 
 use crate::files::{Excludes, Origin, TakeError, TreeRoot, What, account_files, take};
@@ -33,13 +33,17 @@ pub(crate) trait KeyFacts: TreeSource {
 
     /// Whether the person gave this secret. Whether, never what.
     fn secret_given(&self, id: &str) -> bool;
+}
 
-    /// The files of a snapshot, if they can be told from trees alone: `None` where base layers, or what a step left on
-    /// disk, are a part of it.
-    ///
-    /// # Errors
-    /// When a tree is missing or damaged.
-    fn files(&self, snapshot: &Snapshot) -> Result<Option<Subtree>, TreeLoadError>;
+/// The files of a snapshot, if they can be told from trees alone: `None` where base layers, or what a step left on disk, are
+/// a part of it.
+fn files(trees: &dyn TreeSource, snapshot: &Snapshot) -> Result<Option<Subtree>, TreeLoadError> {
+    let mut merged = Subtree::empty();
+    for delta in &snapshot.deltas {
+        let DeltaId::Tree { tree, .. } = delta else { return Ok(None) };
+        merged = apply(trees, &merged, &Subtree::load(trees, *tree)?)?;
+    }
+    Ok(Some(merged))
 }
 
 /// The preimage of a vertex that has a key.
@@ -116,7 +120,7 @@ fn put_selection(
     path: &EntryPath,
     facts: &dyn KeyFacts,
 ) -> Result<(), TreeLoadError> {
-    let Some(files) = facts.files(snapshot)? else {
+    let Some(files) = files(facts, snapshot)? else {
         preimage.text(format!("{name}/path"), text(path));
         put_stack(preimage, &format!("{name}/from"), snapshot);
         return Ok(());
@@ -358,7 +362,7 @@ fn put_taken(
     excludes: &[String],
     facts: &dyn KeyFacts,
 ) -> Result<(), TreeLoadError> {
-    if let Some(files) = facts.files(snapshot)? {
+    if let Some(files) = files(facts, snapshot)? {
         let root = TreeRoot { trees: facts, root: &files };
         let taken = Excludes::new(excludes).and_then(|excludes| take(facts, &root, pattern, &excludes));
         match taken {

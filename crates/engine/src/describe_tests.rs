@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use wbuild_graph::{Account, FileOp, Key};
 use wbuild_oci::DiffId;
-use wbuild_tree::{MemoryTrees, Meta, Time, TreeDigest, TreeLoadError, apply};
+use wbuild_tree::{MemoryTrees, Meta, Time, TreeDigest, TreeLoadError};
 
 use super::*;
 use crate::files::tests::{Memory, Roots, file, path, tree};
@@ -26,15 +26,6 @@ impl KeyFacts for Facts {
 
     fn secret_given(&self, _: &str) -> bool {
         false
-    }
-
-    fn files(&self, snapshot: &Snapshot) -> Result<Option<Subtree>, TreeLoadError> {
-        let mut merged = Subtree::empty();
-        for delta in &snapshot.deltas {
-            let DeltaId::Tree { tree, .. } = delta else { return Ok(None) };
-            merged = apply(self, &merged, &Subtree::load(self, *tree)?)?;
-        }
-        Ok(Some(merged))
     }
 }
 

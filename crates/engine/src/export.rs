@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
@@ -55,8 +54,6 @@ pub struct BuiltImage {
     pub layers: Vec<BuiltLayer>,
     store: Store,
     base: Option<Arc<OpenedImage>>,
-    /// Whether a layer turned out to be damaged when it was written somewhere.
-    lost_layers: AtomicBool,
 }
 
 impl BuiltImage {
@@ -73,17 +70,9 @@ impl BuiltImage {
             return EngineError::BaseBlob { blob: base, source: Box::new(error) };
         }
         match self.store.check_blob(digest) {
-            Err(lost) if lost.is_lost() => {
-                self.lost_layers.store(true, Ordering::Relaxed);
-                lost.into()
-            }
+            Err(lost) if lost.is_lost() => lost.into(),
             _ => error.into(),
         }
-    }
-
-    /// Whether [`not_written`](Self::not_written) came upon a layer that has to be written anew.
-    pub fn has_lost_layers(&self) -> bool {
-        self.lost_layers.load(Ordering::Relaxed)
     }
 
     fn base_blob(&self, digest: &Digest) -> Option<PathBuf> {
@@ -192,7 +181,7 @@ impl Engine {
         for document in [&image.config, &image.manifest] {
             self.store.put_bytes(&document.bytes)?;
         }
-        Ok(BuiltImage { image, layers, store: self.store.clone(), base, lost_layers: AtomicBool::new(false) })
+        Ok(BuiltImage { image, layers, store: self.store.clone(), base })
     }
 
     /// The layer of a delta on `below`, remembered or written; `None` when the delta is empty and `keep_empty` is not set.
@@ -205,37 +194,37 @@ impl Engine {
         recipe: &Recipe,
     ) -> Result<Option<LayerRef>, EngineError> {
         // A step's delta goes by its tree, too: two steps that wrote the same on the same have the same layer.
-        let tree = match delta {
+        let (tree, content, step) = match delta {
             DeltaId::Tree { tree, content } => (*tree, *content, None),
             other => {
                 let face = self.tree_face(other)?;
                 (face.digest(), face.content(), Some(face))
             }
         };
+        if tree == Subtree::empty().digest() && !keep_empty {
+            return Ok(None);
+        }
         let mut preimage = Preimage::new("layer", 1);
         for (field, value) in recipe.fields() {
             preimage.text(field, value);
         }
         match recipe.times {
-            Times::Fixed(_) => preimage.text("content", tree.1.to_string()),
-            Times::Keep => preimage.text("tree", tree.0.to_string()),
+            Times::Fixed(_) => preimage.text("content", content.to_string()),
+            Times::Keep => preimage.text("tree", tree.to_string()),
         }
-        if tree.2.is_some() {
+        if step.is_some() {
             for (index, delta) in below.deltas.iter().enumerate() {
                 preimage.add(format!("below/{index}"), FieldValue::Digest(delta.root_key()));
             }
         }
         let key = preimage.key();
-        if tree.0 == Subtree::empty().digest() && !keep_empty {
-            return Ok(None);
-        }
         if let Some(record) = self.store.record(&key.0)?
             && let Ok(known) = serde_json::from_slice::<LayerRecord>(&record.body)
             && self.store.has_blob(&known.descriptor.digest)?
         {
             return Ok(Some(LayerRef { descriptor: known.descriptor, diff_id: known.diff_id }));
         }
-        let face = match tree.2 {
+        let face = match step {
             Some(face) => difference(&self.trees(), &face, &self.view(below)?)?,
             None => self.tree_face(delta)?,
         };

@@ -18,8 +18,8 @@ use wbuild_snapshot::{
 use wbuild_solver::{Loss, Record, Records, RunContext, Worker};
 use wbuild_store::{KeyLock, RecordMeta, Ref, Store, Stored};
 use wbuild_tree::{
-    Change, Directory, Entry, EntryPath, Lookup, Subtree, TreeDigest, TreeLoadError, TreeSource, apply,
-    changes, lookup,
+    Change, Directory, Entry, EntryPath, Lookup, Subtree, TreeDigest, TreeLoadError, TreeSource, changes,
+    lookup,
 };
 
 use crate::baked;
@@ -442,15 +442,6 @@ impl KeyFacts for Engine {
 
     fn secret_given(&self, id: &str) -> bool {
         self.secrets.get(id).is_some()
-    }
-
-    fn files(&self, snapshot: &Snapshot) -> Result<Option<Subtree>, TreeLoadError> {
-        let mut merged = Subtree::empty();
-        for delta in &snapshot.deltas {
-            let DeltaId::Tree { tree, .. } = delta else { return Ok(None) };
-            merged = apply(self, &merged, &Subtree::load(self, *tree)?)?;
-        }
-        Ok(Some(merged))
     }
 }
 

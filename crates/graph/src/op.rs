@@ -329,6 +329,23 @@ pub struct Cache {
     pub seed: Option<CacheSeed>,
 }
 
+impl Cache {
+    /// One that all steps use at once, made empty with mode 0755 for root.
+    pub fn shared(id: impl Into<String>) -> Self {
+        Self {
+            id: id.into(),
+            sharing: CacheSharing::Shared,
+            publish_on_success: false,
+            never_publish: Vec::new(),
+            read_only: false,
+            uid: 0,
+            gid: 0,
+            mode: 0o755,
+            seed: None,
+        }
+    }
+}
+
 /// What a cache mount holds at first.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct CacheSeed {

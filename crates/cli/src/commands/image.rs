@@ -3,13 +3,12 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use serde_json::json;
 use wbuild_engine::{
-    BuiltImage, DEFAULT_BUDGET, Engine, EngineError, ExportOptions, ImageLocation, LeftOut, LocalContext,
-    LocationError, OpenWorkspace, Options, SecretError, Secrets, SolveOptions, SpecChoice, StepFailure,
+    Engine, EngineError, ExportOptions, ImageLocation, LeftOut, LocalContext, LocationError, OpenWorkspace,
+    Options, SolveOptions, SpecChoice, StepFailure,
 };
 use wbuild_frontend::{Definition, Facts, Input, Needs, NoTarget, Spec, lower, needs, undecided};
 use wbuild_graph::ImageRef;
@@ -17,9 +16,11 @@ use wbuild_image::Export;
 use wbuild_layer::{Recipe, Times};
 use wbuild_oci::{Platform, Reference};
 use wbuild_report::{Diagnostic, Hint, Warning, nearest};
-use wbuild_solver::{NoCache, Solution, SolveError};
+use wbuild_solver::{NoCache, SolveError};
 
 use super::output::{Output, check_file};
+use super::request::{any_platform, budget, build_args, jobs, labels, secrets, tags};
+use super::result::{describe, solve_and};
 use super::{Failure, Session, WriteError, examples, print};
 use crate::args::ImageArgs;
 use crate::progress::{Clock, Progress, ProgressMode, Terminal};
@@ -33,10 +34,7 @@ pub(crate) fn run(args: &ImageArgs, session: &Session) -> Result<(), Failure> {
     let labels = labels(&args.labels)?;
     let build_args = build_args(&args.build_args, session)?;
     let created = created(&args.timestamp, session)?;
-    let budget = match (session.variable)("WBUILD_CACHE_LIMIT") {
-        Some(limit) => super::cache::bytes(&limit)?,
-        None => DEFAULT_BUDGET,
-    };
+    let budget = budget(session)?;
     let engine = open(args, session, &platform)?;
     let workspace = engine.open_workspace(&root)?;
     let spec = spec(args, &workspace)?;
@@ -74,12 +72,10 @@ pub(crate) fn run(args: &ImageArgs, session: &Session) -> Result<(), Failure> {
             _ => progress.note(render_diagnostics(std::slice::from_ref(diagnostic), &terminal.theme())),
         }
     }
-    let jobs =
-        args.jobs.map_or_else(|| std::thread::available_parallelism().map_or(2, Into::into), Into::into);
     let options = SolveOptions {
         events: progress.sink(),
         cancellation: session.cancellation.clone(),
-        jobs,
+        jobs: jobs(args.jobs),
         no_cache: if args.no_cache { NoCache::Everything } else { NoCache::Nothing },
     };
     for Warning { message, hints } in said {
@@ -87,36 +83,17 @@ pub(crate) fn run(args: &ImageArgs, session: &Session) -> Result<(), Failure> {
     }
     let recipe = Recipe { times: Times::Fixed(created), ..Recipe::default() };
     let export = ExportOptions { recipe, created, labels };
-    let attempt = || {
-        let solution = engine.solve(&definition, target, &options).map_err(failure)?;
-        let snapshot = snapshot(&solution, target.vertex)?;
-        Ok((engine.export(target, &snapshot, &export), solution.ran() > 0))
-    };
-    let built = attempt().and_then(|(built, ran)| match built {
-        // Something of an earlier build is gone, which nothing needed until now: it is made again.
-        Err(error) if error.is_lost() => {
-            engine.look_closely();
-            attempt()
-        }
-        built => Ok((built, ran)),
-    });
-    let written: Result<_, Failure> = built.and_then(|(built, ran)| {
-        let mut built = built?;
-        let mut export = Export::image(&built.image, tags.clone());
-        let write = |export: &Export, built: &BuiltImage| {
-            outputs.iter().try_for_each(|output| output.write(export, built, &root))
-        };
-        if let Err(failure) = write(&export, &built) {
-            if !built.has_lost_layers() {
-                return Err(failure);
-            }
-            // A layer that was remembered is damaged: it is written again.
-            engine.look_closely();
-            built = attempt()?.0?;
-            export = Export::image(&built.image, tags);
-            write(&export, &built)?;
-        }
-        describe(args, &built, &export)?;
+    let written =
+        solve_and(&engine, &definition, target, &options, failure, EngineError::is_lost, &|snapshot| {
+            let built = engine.export(target, snapshot, &export)?;
+            let export = Export::image(&built.image, tags.clone());
+            outputs.iter().try_for_each(|output| output.write(&export, &built, &root))?;
+            Ok(built)
+        });
+    let written: Result<_, Failure> = written.and_then(|(built, ran)| {
+        let built = built?;
+        let names: Vec<String> = tags.iter().map(ToString::to_string).collect();
+        describe(&built, &names.join(","), args.iidfile.as_deref(), args.metadata_file.as_deref())?;
         Ok((built, ran))
     });
     let (built, ran) = match written {
@@ -184,26 +161,12 @@ fn open(args: &ImageArgs, session: &Session, platform: &Platform) -> Result<Engi
         })?;
         images.insert(name.to_owned(), place);
     }
-    let mut secrets = Secrets::default();
-    for text in &args.secrets {
-        secrets.add(text, &session.variable).map_err(secret_failure)?;
-    }
+    let secrets = secrets(&args.secrets, session)?;
     let home = session.home(args.home.home.as_ref())?;
     let isolation = super::isolation(&args.isolation)?;
     let options =
         Options { home, platform: platform.clone(), images, secrets, agents: BTreeMap::new(), isolation };
     Ok(Engine::open(options, &session.variable)?)
-}
-
-pub(super) fn secret_failure(error: SecretError) -> Failure {
-    match error {
-        SecretError::Malformed { .. } => Failure::usage(error.to_string(), "--secret id=token,env=TOKEN"),
-        SecretError::Variable { .. } => Failure::Usage { message: error.to_string(), hints: Vec::new() },
-        SecretError::File { ref source, .. } => {
-            Failure::Usage { message: format!("{error}: {source}"), hints: Vec::new() }
-        }
-        other => Failure::new(other),
-    }
 }
 
 /// Everything that is known before anything runs.
@@ -319,54 +282,6 @@ fn platform(given: Option<&str>) -> Result<Platform, Failure> {
     Ok(wanted)
 }
 
-/// A platform that an image can be for, whether or not its steps can run here.
-pub(super) fn any_platform(given: Option<&str>) -> Result<Platform, Failure> {
-    let Some(text) = given else { return Ok(Platform::host()) };
-    text.parse()
-        .map_err(|error: wbuild_oci::PlatformParseError| Failure::usage(error.to_string(), "linux/amd64"))
-}
-
-pub(super) fn tags(given: &[String]) -> Result<Vec<Reference>, Failure> {
-    let parse = |text: &String| {
-        text.parse().map_err(|error: wbuild_oci::ReferenceParseError| {
-            Failure::usage(error.to_string(), "a name is of the form [HOST/]REPOSITORY[:TAG]")
-        })
-    };
-    given.iter().map(parse).collect()
-}
-
-pub(super) fn build_args(given: &[String], session: &Session) -> Result<BTreeMap<String, String>, Failure> {
-    let mut values = BTreeMap::new();
-    for text in given {
-        let (name, value) = match text.split_once('=') {
-            Some((name, value)) => (name, Some(value.to_owned())),
-            // Without a value it comes from the environment, and where that has none it is not given (docker).
-            None => (text.as_str(), (session.variable)(text)),
-        };
-        let usable = |c: char| c.is_ascii_alphanumeric() || c == '_';
-        if name.is_empty() || !name.chars().all(usable) {
-            let message =
-                format!("`--build-arg {}` does not begin with the name of a variable", text.escape_debug());
-            return Err(Failure::usage(
-                message,
-                "--build-arg NAME=VALUE, or NAME to take it from the environment",
-            ));
-        }
-        values.extend(value.map(|value| (name.to_owned(), value)));
-    }
-    Ok(values)
-}
-
-pub(super) fn labels(given: &[String]) -> Result<BTreeMap<String, String>, Failure> {
-    let parse = |text: &String| match text.split_once('=') {
-        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
-        _ => {
-            Err(Failure::usage(format!("`--label {text}` is not of the form NAME=VALUE"), "--label team=web"))
-        }
-    };
-    given.iter().map(parse).collect()
-}
-
 /// Seconds since the epoch for everything that is written.
 fn created(timestamp: &str, session: &Session) -> Result<i64, Failure> {
     let (text, from) = match (timestamp, (session.variable)("SOURCE_DATE_EPOCH")) {
@@ -377,11 +292,6 @@ fn created(timestamp: &str, session: &Session) -> Result<i64, Failure> {
     text.parse().map_err(|_| {
         Failure::usage(format!("{from} is `{text}`, which is no number of seconds"), "for example 1700000000")
     })
-}
-
-fn snapshot(solution: &Solution, vertex: wbuild_report::VertexId) -> Result<wbuild_graph::Snapshot, Failure> {
-    let solved = solution.get(vertex).map(|solved| solved.snapshot.clone());
-    solved.ok_or_else(|| Failure::usage("the target was not solved", "this is a bug of wbuild"))
 }
 
 fn failure(error: SolveError<EngineError>) -> Failure {
@@ -413,30 +323,6 @@ struct StepError {
 fn folder_name(app: &str, target: &str, default: &str) -> String {
     let app = app.trim_start_matches('@').replace('/', "-");
     if target == default { app } else { format!("{app}.{target}") }
-}
-
-/// Writes the files that say what was built.
-fn describe(args: &ImageArgs, built: &BuiltImage, export: &Export) -> Result<(), Failure> {
-    let digest = built.image.manifest.descriptor.digest;
-    let config = built.image.config.descriptor.digest;
-    let put = |path: &PathBuf, text: String| {
-        std::fs::write(path, text).map_err(|source| Failure::new(WriteError { path: path.clone(), source }))
-    };
-    if let Some(path) = &args.iidfile {
-        put(path, config.to_string())?;
-    }
-    if let Some(path) = &args.metadata_file {
-        let names: Vec<String> = export.names.iter().map(ToString::to_string).collect();
-        let metadata = json!({
-            "containerimage.digest": digest,
-            "containerimage.config.digest": config,
-            "containerimage.descriptor": built.image.manifest.descriptor,
-            "image.name": names.join(","),
-            "wbuild.layers": built.layers,
-        });
-        put(path, format!("{metadata:#}\n"))?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -5,6 +5,8 @@ pub(crate) mod cache;
 pub(crate) mod doctor;
 pub(crate) mod image;
 mod output;
+mod request;
+mod result;
 pub(crate) mod run;
 pub(crate) mod workspace;
 

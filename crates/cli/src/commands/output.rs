@@ -4,7 +4,7 @@ use std::fs::OpenOptions;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use wbuild_engine::BuiltImage;
+use wbuild_engine::{BuiltImage, EngineError};
 use wbuild_image::{
     ArchiveFormat, Export, check_layout_folder, is_archive_name, write_archive_file, write_layout,
 };
@@ -92,13 +92,13 @@ impl Output {
     }
 
     /// Writes the image. `root` is that of the workspace.
-    pub(crate) fn write(&self, export: &Export, built: &BuiltImage, root: &Path) -> Result<(), Failure> {
+    pub(crate) fn write(&self, export: &Export, built: &BuiltImage, root: &Path) -> Result<(), EngineError> {
         match self {
             Self::Layout(folder) => {
                 let own = root.join(OWN);
                 if folder.starts_with(&own) {
                     let ignore = own.join(".gitignore");
-                    let wrong = |source| Failure::new(WriteError { path: ignore.clone(), source });
+                    let wrong = |source| EngineError::Io { action: "write", path: ignore.clone(), source };
                     std::fs::create_dir_all(folder).map_err(wrong)?;
                     if !ignore.exists() {
                         std::fs::write(&ignore, "*\n").map_err(wrong)?;

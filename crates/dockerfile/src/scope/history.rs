@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::step::{Command, Step, TransferStep};
-use crate::ast::{CommandLine, Healthcheck, Script};
+use super::step::{Step, TransferStep};
+use crate::ast::Healthcheck;
 
 /// The line for `step`; `None` for ONBUILD, which leaves no trace. `shell` is the shell in force, `declared` what
 /// [`StageScope::declared`](super::StageScope::declared) says before the step.
@@ -18,8 +18,8 @@ pub fn created_by(step: &Step, shell: &[String], declared: &[(&str, &str)]) -> O
             Some(value) => format!("{line} {name}={value}"),
             None => format!("{line} {name}"),
         }),
-        Step::Cmd(command) => format!("CMD {}", quoted_list(&argv(command, shell))),
-        Step::Entrypoint(command) => format!("ENTRYPOINT {}", quoted_list(&argv(command, shell))),
+        Step::Cmd(command) => format!("CMD {}", quoted_list(&command.argv(shell))),
+        Step::Entrypoint(command) => format!("ENTRYPOINT {}", quoted_list(&command.argv(shell))),
         Step::Env(values) => pairs("ENV", values),
         Step::Label(values) => pairs("LABEL", values),
         Step::Expose(ports) => {
@@ -30,11 +30,7 @@ pub fn created_by(step: &Step, shell: &[String], declared: &[(&str, &str)]) -> O
         Step::Maintainer(name) => format!("MAINTAINER {name}"),
         Step::Onbuild(_) => return None,
         Step::Run(run) => {
-            let argv = match &run.script {
-                Script::Exec(argv) => argv.clone(),
-                Script::Shell(text) => with_shell(shell, text),
-                Script::File { name, .. } => with_shell(shell, &format!("/dev/pipes/{name}")),
-            };
+            let argv = run.script.argv(shell);
             let arguments = match declared.len() {
                 0 => String::new(),
                 count => declared
@@ -49,17 +45,6 @@ pub fn created_by(step: &Step, shell: &[String], declared: &[(&str, &str)]) -> O
         Step::Volume(volumes) => format!("VOLUME [{}]", volumes.join(" ")),
         Step::Workdir(path) => format!("WORKDIR {path}"),
     })
-}
-
-fn with_shell(shell: &[String], text: &str) -> Vec<String> {
-    shell.iter().cloned().chain([text.to_owned()]).collect()
-}
-
-fn argv(command: &Command, shell: &[String]) -> Vec<String> {
-    match command {
-        Command::Exec(argv) => argv.clone(),
-        Command::Shell(text) => with_shell(shell, text),
-    }
 }
 
 fn transfer(name: &str, step: &TransferStep) -> String {
@@ -90,13 +75,7 @@ fn healthcheck(check: &Healthcheck) -> String {
     let (test, times, retries) = match check {
         Healthcheck::None => (vec!["NONE".to_owned()], [zero; 4], 0),
         Healthcheck::Check { command, interval, timeout, start_period, start_interval, retries } => {
-            let test = match command {
-                CommandLine::Exec(words) => std::iter::once("CMD".to_owned())
-                    .chain(words.iter().map(|word| word.text.clone()))
-                    .collect(),
-                CommandLine::Shell(text) => vec!["CMD-SHELL".to_owned(), text.text.clone()],
-            };
-            (test, [*interval, *timeout, *start_period, *start_interval], *retries)
+            (command.probe(), [*interval, *timeout, *start_period, *start_interval], *retries)
         }
     };
     let [interval, timeout, start_period, start_interval] = times.map(go_duration);

@@ -19,4 +19,5 @@ pub use history::created_by;
 pub(crate) use history::go_quote;
 pub use mount::{Mount, MountKind, Ownership, Sharing};
 pub use stage::{Applied, BaseFacts, DEFAULT_PATH, MAX_STAGE_BYTES, StageScope, Undefined};
+pub(crate) use step::with_shell;
 pub use step::{Command, InlineFile, RunStep, Step, TransferSource, TransferStep};

@@ -52,6 +52,21 @@ pub enum Command {
     Shell(String),
 }
 
+impl Command {
+    /// Program and arguments, with `shell` in front of a text.
+    pub fn argv(&self, shell: &[String]) -> Vec<String> {
+        match self {
+            Self::Exec(argv) => argv.clone(),
+            Self::Shell(text) => with_shell(shell, text.clone()),
+        }
+    }
+}
+
+/// The words of a shell with a text as its last argument.
+pub(crate) fn with_shell(shell: &[String], text: String) -> Vec<String> {
+    shell.iter().cloned().chain([text]).collect()
+}
+
 /// RUN.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RunStep {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::json;
-use wbuild_dockerfile::{Command, CommandLine, Healthcheck, Step};
+use wbuild_dockerfile::{Healthcheck, Step};
 use wbuild_oci::{Execution, Healthcheck as Probe, ImageConfig, Platform};
 
 /// The shell of shell-form instructions where nothing else is said.
@@ -36,12 +36,12 @@ pub(super) fn apply(config: &mut ImageConfig, step: &Step, cmd_set: &mut bool) {
     match step {
         Step::Cmd(command) => {
             // An empty list is no command.
-            execution.cmd = Some(argv(command, &shell)).filter(|argv| !argv.is_empty());
+            execution.cmd = Some(command.argv(&shell)).filter(|argv| !argv.is_empty());
             execution.args_escaped = Some(true);
             *cmd_set = true;
         }
         Step::Entrypoint(command) => {
-            execution.entrypoint = Some(argv(command, &shell)).filter(|argv| !argv.is_empty());
+            execution.entrypoint = Some(command.argv(&shell)).filter(|argv| !argv.is_empty());
             // A CMD that was made for another entry point would be its arguments.
             if !*cmd_set {
                 execution.cmd = None;
@@ -66,33 +66,18 @@ pub(super) fn apply(config: &mut ImageConfig, step: &Step, cmd_set: &mut bool) {
     }
 }
 
-fn argv(command: &Command, shell: &[String]) -> Vec<String> {
-    match command {
-        Command::Exec(argv) => argv.clone(),
-        Command::Shell(text) => shell.iter().cloned().chain([text.clone()]).collect(),
-    }
-}
-
 fn probe(check: &Healthcheck) -> Probe {
     let nanos = |time: &Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
     match check {
         Healthcheck::None => Probe { test: vec!["NONE".to_owned()], ..Probe::default() },
-        Healthcheck::Check { command, interval, timeout, start_period, start_interval, retries } => {
-            let test = match command {
-                CommandLine::Exec(words) => std::iter::once("CMD".to_owned())
-                    .chain(words.iter().map(|word| word.text.clone()))
-                    .collect(),
-                CommandLine::Shell(text) => vec!["CMD-SHELL".to_owned(), text.text.clone()],
-            };
-            Probe {
-                test,
-                interval: nanos(interval),
-                timeout: nanos(timeout),
-                start_period: nanos(start_period),
-                start_interval: nanos(start_interval),
-                retries: u64::from(*retries),
-            }
-        }
+        Healthcheck::Check { command, interval, timeout, start_period, start_interval, retries } => Probe {
+            test: command.probe(),
+            interval: nanos(interval),
+            timeout: nanos(timeout),
+            start_period: nanos(start_period),
+            start_interval: nanos(start_interval),
+            retries: u64::from(*retries),
+        },
     }
 }
 

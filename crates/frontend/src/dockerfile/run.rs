@@ -13,9 +13,6 @@ use super::stage::{At, Lowering, Place, StageState, Taken};
 /// Where BuildKit puts the sockets of agents.
 const AGENT: &str = "run/buildkit/ssh_agent.";
 
-/// Where scripts of heredocs are.
-const PIPES: &str = "/dev/pipes/";
-
 impl Lowering<'_> {
     /// Lowers RUN to the vertex of the new root; `None` when something it needs is missing.
     pub(super) fn run(
@@ -26,20 +23,13 @@ impl Lowering<'_> {
         at: At<'_>,
     ) -> Option<VertexId> {
         let steps = self.input.steps;
-        let with_shell = |text: String| shell.iter().cloned().chain([text]).collect::<Vec<_>>();
         let mut mounts = Vec::new();
-        let argv = match &run.script {
-            Script::Exec(argv) => argv.clone(),
-            Script::Shell(text) => with_shell(text.clone()),
-            Script::File { name, content } => {
-                let path = format!("{PIPES}{name}");
-                mounts.push(Mount {
-                    target: EntryPath::rooted(&path).unwrap_or_default(),
-                    kind: MountKind::Script { contents: content.clone().into_bytes(), mode: 0o755 },
-                });
-                with_shell(path)
-            }
-        };
+        if let Script::File { name, content } = &run.script {
+            mounts.push(Mount {
+                target: EntryPath::rooted(Script::path(name)).unwrap_or_default(),
+                kind: MountKind::Script { contents: content.clone().into_bytes(), mode: 0o755 },
+            });
+        }
         let network = match run.network {
             Network::Default => steps.network,
             Network::None => NetworkMode::None,
@@ -182,7 +172,7 @@ impl Lowering<'_> {
             return None;
         }
         let exec = Exec {
-            argv,
+            argv: run.script.argv(shell),
             env,
             cwd: EntryPath::rooted(state.scope.workdir()).unwrap_or_default(),
             user: state.config.config.user.clone(),

@@ -159,15 +159,10 @@ impl Lowering<'_> {
         Mount {
             target: in_root(&project.app.dir).join_path(&next.dist).join_path(&entry("cache")),
             kind: MountKind::Cache(Cache {
-                id,
                 sharing: CacheSharing::Locked,
                 publish_on_success: true,
                 never_publish: NOT_IN_CACHE.map(str::to_owned).to_vec(),
-                read_only: false,
-                uid: 0,
-                gid: 0,
-                mode: 0o755,
-                seed: None,
+                ..Cache::shared(id)
             }),
         }
     }

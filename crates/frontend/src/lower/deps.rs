@@ -1,6 +1,6 @@
 use wbuild_graph::{
-    Cache, CacheSharing, Capture, Copy, Exec, FailureHint, FileAction, FileOp, Mount, MountKind, NetworkMode,
-    Op, PrivilegeSet, StepLimits, StepTimes,
+    Cache, Capture, Copy, Exec, FailureHint, FileAction, FileOp, Mount, MountKind, NetworkMode, Op,
+    PrivilegeSet, StepLimits, StepTimes,
 };
 use wbuild_report::VertexId;
 
@@ -145,20 +145,7 @@ impl Lowering<'_> {
         if let Some(variant) = &platform.variant {
             id = format!("{id}-{variant}");
         }
-        Mount {
-            target: entry(STORE),
-            kind: MountKind::Cache(Cache {
-                id,
-                sharing: CacheSharing::Shared,
-                publish_on_success: false,
-                never_publish: Vec::new(),
-                read_only: false,
-                uid: 0,
-                gid: 0,
-                mode: 0o755,
-                seed: None,
-            }),
-        }
+        Mount { target: entry(STORE), kind: MountKind::Cache(Cache::shared(id)) }
     }
 
     /// The projects' own scripts of an install, which `--ignore-scripts` left out.

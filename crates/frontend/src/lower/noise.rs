@@ -1,7 +1,7 @@
 //! What programs write beside what they are asked for: caches, logs and temporary files, with times in them. They get places
 //! for it that are in no layer, so that the same inputs give the same bytes.
 
-use wbuild_graph::{Cache, CacheSharing, Mount, MountKind};
+use wbuild_graph::{Cache, Mount, MountKind};
 
 use super::{Lowering, entry};
 
@@ -27,17 +27,7 @@ impl Lowering<'_> {
 
     fn npm_cache(&self) -> Mount {
         let platform = self.input.platform;
-        let kind = MountKind::Cache(Cache {
-            id: format!("npm-cache {platform}"),
-            sharing: CacheSharing::Shared,
-            publish_on_success: false,
-            never_publish: Vec::new(),
-            read_only: false,
-            uid: 0,
-            gid: 0,
-            mode: 0o755,
-            seed: None,
-        });
+        let kind = MountKind::Cache(Cache::shared(format!("npm-cache {platform}")));
         Mount { target: entry(NPM_CACHE), kind }
     }
 }

@@ -6,7 +6,7 @@ use wbuild_dockerfile::Dockerfile;
 use wbuild_engine::EngineError;
 use wbuild_graph::{Graph, ImageRef, Origin};
 use wbuild_report::{Diagnostic, Hint};
-use wbuild_solver::{Beside, SolveError};
+use wbuild_solver::SolveError;
 
 use crate::commands::Failure;
 
@@ -35,7 +35,7 @@ pub(super) fn of_solve(
         }
         SolveError::Vertex { id, name, source, beside } => {
             let mut hints = source.hints();
-            hints.extend(others(&beside));
+            hints.extend(Some(beside.to_string()).filter(|said| !said.is_empty()));
             let message = match &source {
                 EngineError::Step(step) => {
                     format!("{step}; its full log is `{}`", step.log.display())
@@ -54,14 +54,6 @@ pub(super) fn of_solve(
         }
         other => Failure::new(other),
     }
-}
-
-/// What failed or was stopped beside the step that the error is about.
-fn others(beside: &Beside) -> Vec<String> {
-    let failed = beside.failed.iter().map(|name| format!("{name} failed, too"));
-    let stopped = (!beside.stopped.is_empty())
-        .then(|| format!("stopped because of that: {}", beside.stopped.join(", ")));
-    failed.chain(stopped).collect()
 }
 
 /// An error and its causes in one line.

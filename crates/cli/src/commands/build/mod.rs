@@ -10,57 +10,47 @@ mod source;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use wbuild_dockerfile::{Parsed, Settings, parse};
-use wbuild_engine::{DEFAULT_BUDGET, Engine, ExportOptions, IsolationMode, Options, Secrets, SolveOptions};
-use wbuild_frontend::{Definition, DockerfileBuild, DockerfileInput, Lowered, Target, lower_dockerfile};
-use wbuild_graph::{ImageRef, Origin, Snapshot};
+use wbuild_dockerfile::{Parsed, Settings, Source, parse};
+use wbuild_engine::{Engine, ExportOptions, IsolationMode, Options, Secrets, SolveOptions};
+use wbuild_frontend::{DockerfileBuild, DockerfileInput, Lowered, Target, lower_dockerfile};
+use wbuild_graph::{ImageRef, Origin};
 use wbuild_layer::{Recipe, Times};
-use wbuild_oci::ImageConfig;
-use wbuild_oci::Platform;
-use wbuild_report::{Diagnostic, Severity};
+use wbuild_oci::{ImageConfig, Platform, Reference};
+use wbuild_report::Diagnostic;
 
-use super::image::{build_args, labels, tags};
+use super::request::{any_platform, budget, build_args, jobs, labels, secrets, tags};
+use super::result::solve_and;
 use super::{Failure, Session, WriteError};
 use crate::args::{BuildArgs, CheckArgs, DockerfileArgs};
 use crate::progress::{Clock, Progress, Terminal};
 use crate::render::render_diagnostics;
 
 use contexts::Contexts;
-use outputs::Outputs;
+use outputs::{OutputError, Outputs};
 
 /// No chain of triggers asks for images more often than this.
 const MAX_ROUNDS: usize = 100;
 
 pub(crate) fn run(args: &BuildArgs, session: &Session) -> Result<(), Failure> {
-    let platform = super::image::any_platform(args.dockerfile.platform.as_deref())?;
+    let platform = any_platform(args.dockerfile.platform.as_deref())?;
     let outputs = Outputs::parse(args)?;
     let tags = tags(&args.tags)?;
     let labels = labels(&args.labels)?;
     let settings = settings(&args.dockerfile, platform.clone(), session)?;
     let steps = flags::steps(args)?;
-    let budget = match (session.variable)("WBUILD_CACHE_LIMIT") {
-        Some(limit) => super::cache::bytes(&limit)?,
-        None => DEFAULT_BUDGET,
-    };
+    let budget = budget(session)?;
     let contexts = Contexts::parse(&args.dockerfile)?;
-    let mut secrets = Secrets::default();
-    for text in &args.secrets {
-        secrets.add(text, &session.variable).map_err(super::image::secret_failure)?;
-    }
     let options = Options {
         home: session.home(args.home.home.as_ref())?,
         platform: platform.clone(),
         images: contexts.images.clone(),
-        secrets,
+        secrets: secrets(&args.secrets, session)?,
         agents: flags::agents(&args.ssh, session)?,
         isolation: super::isolation(&args.isolation)?,
     };
     let mut engine = Engine::open(options, &session.variable)?;
     let opened = source::open(&args.dockerfile, &contexts, &mut engine, session)?;
-    let Parsed { dockerfile, diagnostics } = parse(&opened.source);
-    if diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error) {
-        return Err(Failure::Diagnostics(diagnostics));
-    }
+    let Parsed { dockerfile, diagnostics } = read(&opened.source)?;
     let input = DockerfileInput {
         dockerfile: &dockerfile,
         settings,
@@ -83,38 +73,34 @@ pub(crate) fn run(args: &BuildArgs, session: &Session) -> Result<(), Failure> {
         progress.note(render_diagnostics(std::slice::from_ref(diagnostic), &terminal.theme()));
     }
     let engine = Arc::new(engine);
-    let jobs =
-        args.jobs.map_or_else(|| std::thread::available_parallelism().map_or(2, Into::into), Into::into);
     let solve = SolveOptions {
         events: progress.sink(),
         cancellation: session.cancellation.clone(),
-        jobs,
+        jobs: jobs(args.jobs),
         no_cache: flags::no_cache(args, &build)?,
     };
     let target = build.definition.target(&build.definition.default_target).map_err(Failure::new)?;
     let times = if created.keep { Times::Keep } else { Times::Fixed(created.seconds) };
     let recipe = Recipe { times, ..Recipe::default() };
     let export = ExportOptions { recipe, created: created.seconds, labels };
-    let done = solve_and_write(&Job {
-        engine: &engine,
-        definition: &build.definition,
-        target,
-        solve: &solve,
-        export: &export,
-        outputs: &outputs,
-        tags,
-        args,
-        likely_causes: &|origin| lint::likely_causes(&dockerfile, &build, engine.context("").ok(), origin),
-    });
-    let done = match done {
+    let likely_causes =
+        |origin: &Origin| lint::likely_causes(&dockerfile, &build, engine.context("").ok(), origin);
+    let failure = |error| failure::of_solve(error, &build.definition.graph, &likely_causes);
+    let job = Job { engine: &engine, target, export: &export, outputs: &outputs, tags, args };
+    let done =
+        solve_and(&engine, &build.definition, target, &solve, failure, OutputError::is_lost, &|snapshot| {
+            outputs::write(&job, snapshot)
+        })
+        .and_then(|(written, ran)| Ok((written.map_err(OutputError::failure)?, ran)));
+    let (written, ran) = match done {
         Ok(done) => {
             progress.finish();
             done
         }
         Err(failure) => return Err(failure.shown_by(progress, args.progress.progress)),
     };
-    done.report(args, &outputs)?;
-    if done.ran {
+    written.report(args, &outputs)?;
+    if ran {
         // The result is written; a store that cannot be tidied now is tidied after the next build.
         let _ = engine.tidy(budget);
     }
@@ -123,7 +109,7 @@ pub(crate) fn run(args: &BuildArgs, session: &Session) -> Result<(), Failure> {
 
 /// `wbuild check`: the rules of BuildKit and of this project, on all stages.
 pub(crate) fn check(args: &CheckArgs, session: &Session) -> Result<(), Failure> {
-    let platform = super::image::any_platform(args.dockerfile.platform.as_deref())?;
+    let platform = any_platform(args.dockerfile.platform.as_deref())?;
     let contexts = Contexts::parse(&args.dockerfile)?;
     let options = Options {
         home: session.home(args.home.home.as_ref())?,
@@ -135,11 +121,14 @@ pub(crate) fn check(args: &CheckArgs, session: &Session) -> Result<(), Failure> 
     };
     let mut engine = Engine::open(options, &session.variable)?;
     let opened = source::open(&args.dockerfile, &contexts, &mut engine, session)?;
-    let Parsed { dockerfile, diagnostics } = parse(&opened.source);
-    if diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error) {
-        return Err(Failure::Diagnostics(diagnostics));
-    }
+    let Parsed { dockerfile, .. } = read(&opened.source)?;
     lint::check(&dockerfile, settings(&args.dockerfile, platform, session)?, &opened, &engine, true)
+}
+
+/// Reads a Dockerfile; what is wrong with it is said all at once.
+fn read(source: &Source) -> Result<Parsed, Failure> {
+    let parsed = parse(source);
+    if parsed.has_errors() { Err(Failure::Diagnostics(parsed.diagnostics)) } else { Ok(parsed) }
 }
 
 fn settings(args: &DockerfileArgs, platform: Platform, session: &Session) -> Result<Settings, Failure> {
@@ -183,41 +172,12 @@ fn lower(input: &DockerfileInput<'_>, engine: &Engine) -> Result<(DockerfileBuil
     )])
 }
 
-/// What is to be done once everything is planned.
+/// What outputs are made of.
 struct Job<'a> {
-    engine: &'a Arc<Engine>,
-    definition: &'a Definition,
+    engine: &'a Engine,
     target: &'a Target,
-    solve: &'a SolveOptions,
     export: &'a ExportOptions,
     outputs: &'a Outputs,
-    tags: Vec<wbuild_oci::Reference>,
+    tags: Vec<Reference>,
     args: &'a BuildArgs,
-    /// What to tell the person whose step failed at a place of the Dockerfile.
-    likely_causes: &'a dyn Fn(&Origin) -> Vec<String>,
-}
-
-fn solve_and_write(job: &Job<'_>) -> Result<outputs::Done, Failure> {
-    let attempt = || -> Result<_, Failure> {
-        let solution = job
-            .engine
-            .solve(job.definition, job.target, job.solve)
-            .map_err(|error| failure::of_solve(error, &job.definition.graph, job.likely_causes))?;
-        let snapshot: Snapshot = solution
-            .get(job.target.vertex)
-            .map(|solved| solved.snapshot.clone())
-            .ok_or_else(|| Failure::usage("the target was not solved", "this is a bug of wbuild"))?;
-        let written = outputs::write(job, &snapshot);
-        Ok((written, solution.ran() > 0))
-    };
-    let (written, ran) = match attempt()? {
-        // Something of an earlier build is gone, which nothing needed until now: it is made again.
-        (Err(outputs::OutputError::Engine(error)), _) if error.is_lost() => {
-            job.engine.look_closely();
-            attempt()?
-        }
-        other => other,
-    };
-    let written = written.map_err(outputs::OutputError::failure)?;
-    Ok(outputs::Done { written, ran })
 }

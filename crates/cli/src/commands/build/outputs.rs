@@ -1,9 +1,8 @@
 //! `--output`, and what is said about it afterwards.
 
 use std::io::{IsTerminal, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use serde_json::json;
 use wbuild_engine::{BuiltImage, EngineError, Existing, FilesOutput};
 use wbuild_graph::Snapshot;
 use wbuild_image::{
@@ -13,6 +12,8 @@ use wbuild_tree::EntryPath;
 
 use super::Job;
 use crate::args::BuildArgs;
+use crate::commands::output::check_file;
+use crate::commands::result::describe;
 use crate::commands::{Failure, WriteError, print};
 use crate::progress::ProgressMode;
 use crate::render::size;
@@ -46,6 +47,11 @@ pub(super) enum OutputError {
 }
 
 impl OutputError {
+    /// Whether making something again helps. An archive that was begun on standard output cannot be begun again.
+    pub(super) fn is_lost(&self) -> bool {
+        matches!(self, Self::Engine(error) if error.is_lost())
+    }
+
     pub(super) fn failure(self) -> Failure {
         match self {
             Self::Engine(error) => error.into(),
@@ -101,17 +107,7 @@ impl Outputs {
         for output in &self.list {
             match output {
                 Output::Layout(folder) => check_layout_folder(folder).map_err(Failure::new)?,
-                Output::Archive(_, path) | Output::Tar(path) if path.as_os_str() != "-" => {
-                    let wrong = |source| Failure::new(WriteError { path: path.clone(), source });
-                    if path.is_dir() {
-                        return Err(wrong(std::io::ErrorKind::IsADirectory.into()));
-                    }
-                    let parent = match path.parent() {
-                        Some(parent) if parent != Path::new("") => parent,
-                        _ => Path::new("."),
-                    };
-                    std::fs::metadata(parent).map_err(wrong)?;
-                }
+                Output::Archive(_, path) | Output::Tar(path) if path.as_os_str() != "-" => check_file(path)?,
                 Output::Files(path, _) if path.exists() && !path.is_dir() => {
                     let source = std::io::ErrorKind::NotADirectory.into();
                     return Err(Failure::new(WriteError { path: path.clone(), source }));
@@ -226,14 +222,7 @@ pub(super) struct Written {
     skipped: Vec<EntryPath>,
 }
 
-/// A build that succeeded.
-pub(super) struct Done {
-    pub(super) written: Written,
-    /// Whether anything had to be run.
-    pub(super) ran: bool,
-}
-
-impl Done {
+impl Written {
     pub(super) fn report(&self, args: &BuildArgs, outputs: &Outputs) -> Result<(), Failure> {
         // Views for programs hold nothing else.
         let plain: Box<dyn Write> = match args.progress.progress {
@@ -243,7 +232,7 @@ impl Done {
         let mut err = plain;
         for output in &outputs.list {
             // Only for people: scripts read the digest from standard output.
-            let _ = match (output, &self.written.image) {
+            let _ = match (output, &self.image) {
                 (Output::Layout(path) | Output::Archive(_, path), Some(built)) => {
                     let bytes = size(built.size());
                     writeln!(err, "image {} ({bytes} in {} layers)", path.display(), built.layers.len())
@@ -258,29 +247,12 @@ impl Done {
                 "no output was asked for: the result stays in the cache; write it with `-o type=oci,dest=FILE.tar`"
             );
         }
-        for path in &self.written.skipped {
+        for path in &self.skipped {
             let _ = writeln!(err, "warning: only root can make the device `{path}`, so it is not there");
         }
-        let Some(built) = &self.written.image else { return Ok(()) };
+        let Some(built) = &self.image else { return Ok(()) };
         let digest = built.image.manifest.descriptor.digest;
-        let config = built.image.config.descriptor.digest;
-        let put = |path: &PathBuf, text: String| {
-            std::fs::write(path, text)
-                .map_err(|source| Failure::new(WriteError { path: path.clone(), source }))
-        };
-        if let Some(path) = &args.iidfile {
-            put(path, config.to_string())?;
-        }
-        if let Some(path) = &args.metadata_file {
-            let metadata = json!({
-                "containerimage.digest": digest,
-                "containerimage.config.digest": config,
-                "containerimage.descriptor": built.image.manifest.descriptor,
-                "image.name": args.tags.join(","),
-                "wbuild.layers": built.layers,
-            });
-            put(path, format!("{metadata:#}\n"))?;
-        }
+        describe(built, &args.tags.join(","), args.iidfile.as_deref(), args.metadata_file.as_deref())?;
         if outputs.on_stdout() {
             return Ok(());
         }

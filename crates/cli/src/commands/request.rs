@@ -1,0 +1,90 @@
+//! What `wbuild image` and `wbuild build` ask for with the same flags and variables.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+
+use wbuild_engine::{DEFAULT_BUDGET, SecretError, Secrets};
+use wbuild_oci::{Platform, Reference};
+
+use super::{Failure, Session};
+
+/// How large the store may be after a build.
+pub(crate) fn budget(session: &Session) -> Result<u64, Failure> {
+    match (session.variable)("WBUILD_CACHE_LIMIT") {
+        Some(limit) => super::cache::bytes(&limit),
+        None => Ok(DEFAULT_BUDGET),
+    }
+}
+
+/// How many steps run at once.
+pub(crate) fn jobs(given: Option<NonZeroUsize>) -> usize {
+    given.map_or_else(|| std::thread::available_parallelism().map_or(2, Into::into), Into::into)
+}
+
+/// `--secret`.
+pub(crate) fn secrets(given: &[String], session: &Session) -> Result<Secrets, Failure> {
+    let mut secrets = Secrets::default();
+    for text in given {
+        secrets.add(text, &session.variable).map_err(secret_failure)?;
+    }
+    Ok(secrets)
+}
+
+fn secret_failure(error: SecretError) -> Failure {
+    match error {
+        SecretError::Malformed { .. } => Failure::usage(error.to_string(), "--secret id=token,env=TOKEN"),
+        SecretError::Variable { .. } => Failure::Usage { message: error.to_string(), hints: Vec::new() },
+        SecretError::File { ref source, .. } => {
+            Failure::Usage { message: format!("{error}: {source}"), hints: Vec::new() }
+        }
+        other => Failure::new(other),
+    }
+}
+
+/// A platform that an image can be for, whether or not its steps can run here.
+pub(crate) fn any_platform(given: Option<&str>) -> Result<Platform, Failure> {
+    let Some(text) = given else { return Ok(Platform::host()) };
+    text.parse()
+        .map_err(|error: wbuild_oci::PlatformParseError| Failure::usage(error.to_string(), "linux/amd64"))
+}
+
+pub(crate) fn tags(given: &[String]) -> Result<Vec<Reference>, Failure> {
+    let parse = |text: &String| {
+        text.parse().map_err(|error: wbuild_oci::ReferenceParseError| {
+            Failure::usage(error.to_string(), "a name is of the form [HOST/]REPOSITORY[:TAG]")
+        })
+    };
+    given.iter().map(parse).collect()
+}
+
+pub(crate) fn build_args(given: &[String], session: &Session) -> Result<BTreeMap<String, String>, Failure> {
+    let mut values = BTreeMap::new();
+    for text in given {
+        let (name, value) = match text.split_once('=') {
+            Some((name, value)) => (name, Some(value.to_owned())),
+            // Without a value it comes from the environment, and where that has none it is not given (docker).
+            None => (text.as_str(), (session.variable)(text)),
+        };
+        let usable = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        if name.is_empty() || !name.chars().all(usable) {
+            let message =
+                format!("`--build-arg {}` does not begin with the name of a variable", text.escape_debug());
+            return Err(Failure::usage(
+                message,
+                "--build-arg NAME=VALUE, or NAME to take it from the environment",
+            ));
+        }
+        values.extend(value.map(|value| (name.to_owned(), value)));
+    }
+    Ok(values)
+}
+
+pub(crate) fn labels(given: &[String]) -> Result<BTreeMap<String, String>, Failure> {
+    let parse = |text: &String| match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => {
+            Err(Failure::usage(format!("`--label {text}` is not of the form NAME=VALUE"), "--label team=web"))
+        }
+    };
+    given.iter().map(parse).collect()
+}

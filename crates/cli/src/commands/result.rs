@@ -1,0 +1,71 @@
+//! From a graph to what is written: solving, and once more where something turns out to be lost.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::json;
+use wbuild_engine::{BuiltImage, Engine, EngineError, SolveOptions};
+use wbuild_frontend::{Definition, Target};
+use wbuild_graph::Snapshot;
+use wbuild_solver::SolveError;
+
+use super::{Failure, WriteError};
+
+/// Results can be lost where their trees are read, and then where their layers are written.
+const MOST_LOSSES: usize = 2;
+
+/// Solves a target and does `write` with its files. Where that comes upon something of an earlier build that is gone, which
+/// nothing had needed until then, it is made again. Tells whether a step ran, too.
+pub(crate) fn solve_and<T, E>(
+    engine: &Arc<Engine>,
+    definition: &Definition,
+    target: &Target,
+    options: &SolveOptions,
+    failure: impl Fn(SolveError<EngineError>) -> Failure,
+    is_lost: impl Fn(&E) -> bool,
+    write: &dyn Fn(&Snapshot) -> Result<T, E>,
+) -> Result<(Result<T, E>, bool), Failure> {
+    let mut losses = 0;
+    loop {
+        let solution = engine.solve(definition, target, options).map_err(&failure)?;
+        let solved = solution
+            .get(target.vertex)
+            .ok_or_else(|| Failure::usage("the target was not solved", "this is a bug of wbuild"))?;
+        match write(&solved.snapshot) {
+            Err(error) if losses < MOST_LOSSES && is_lost(&error) => {
+                losses += 1;
+                engine.look_closely();
+            }
+            written => return Ok((written, solution.ran() > 0)),
+        }
+    }
+}
+
+/// Writes the files that say what was built, as far as they were asked for.
+pub(crate) fn describe(
+    built: &BuiltImage,
+    names: &str,
+    iidfile: Option<&Path>,
+    metadata_file: Option<&Path>,
+) -> Result<(), Failure> {
+    let digest = built.image.manifest.descriptor.digest;
+    let config = built.image.config.descriptor.digest;
+    let put = |path: &Path, text: String| {
+        std::fs::write(path, text)
+            .map_err(|source| Failure::new(WriteError { path: path.to_owned(), source }))
+    };
+    if let Some(path) = iidfile {
+        put(path, config.to_string())?;
+    }
+    if let Some(path) = metadata_file {
+        let metadata = json!({
+            "containerimage.digest": digest,
+            "containerimage.config.digest": config,
+            "containerimage.descriptor": built.image.manifest.descriptor,
+            "image.name": names,
+            "wbuild.layers": built.layers,
+        });
+        put(path, format!("{metadata:#}\n"))?;
+    }
+    Ok(())
+}
