@@ -8,19 +8,21 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use wbuild_executor::Identity;
 use wbuild_graph::{DeltaId, Snapshot};
 use wbuild_layer::LayerError;
 use wbuild_oci::Digest;
 use wbuild_snapshot::{
-    CollectReply, CollectRequest, CollectTimes, Disk, LayerSource, Mtimes, Override, Owners, SnapshotError,
-    TreeFace, View, disk_face, forget_tree_face, materialise, remember_tree_face, seal, stack_for_mount,
-    tree_face, unpack_layer,
+    CollectReply, CollectRequest, CollectTimes, Disk, LayerSource, Mtimes, NoteOwners, Override, OwnerSource,
+    Owners, SnapshotError, TreeFace, View, disk_face, forget_tree_face, materialise, remember_tree_face,
+    seal, stack_for_mount, tree_face, unpack_layer,
 };
 use wbuild_store::{DeltaFolder, StoreError};
 use wbuild_tree::{Entry, EntryPath, Meta, Node, Subtree, TreeDigest, TreeSource, apply};
 
 use crate::error::EngineError;
 use crate::handlers;
+use crate::users::ResolvedUser;
 use crate::worker::Engine;
 
 /// What one overlay of the executor takes.
@@ -228,6 +230,7 @@ impl Engine {
             let collected = self.collect(&CollectRequest {
                 dir: folder.fs(),
                 store: self.store.path().to_owned(),
+                owners: self.owner_source()?,
                 overrides: self.kept_owners(delta, &folder)?,
                 leave_out: Vec::new(),
                 times: CollectTimes::Keep,
@@ -242,6 +245,30 @@ impl Engine {
             }
         }
         Err(lost())
+    }
+
+    /// Where it stands whose the files of steps are on this machine.
+    pub(crate) fn owner_source(&self) -> Result<OwnerSource, EngineError> {
+        Ok(match self.isolation()?.identity() {
+            Identity::Root => OwnerSource::Disk,
+            Identity::SingleId => OwnerSource::Notes,
+        })
+    }
+
+    /// Writes on the files of a step whose they are, where the file system cannot be told. Gives back what is to be kept
+    /// beside them.
+    pub(crate) fn note_owners(
+        &self,
+        dir: PathBuf,
+        user: &ResolvedUser,
+        overrides: Vec<Override>,
+    ) -> Result<Vec<Override>, EngineError> {
+        let all_roots = (user.uid, user.gid) == (0, 0) && overrides.is_empty();
+        if self.owner_source()? == OwnerSource::Disk || all_roots {
+            return Ok(overrides);
+        }
+        let request = NoteOwners { dir, user: (user.uid, user.gid), overrides };
+        self.ask(handlers::NOTE_OWNERS, &request, "note whose the files of a step are")
     }
 
     /// Owners that the disk face of a step's delta does not have.

@@ -4,7 +4,9 @@ use std::io::{Read, Write};
 use std::path::PathBuf;
 
 use wbuild_executor::{Handler, Owned};
-use wbuild_snapshot::{CheckRequest, CollectRequest, Device, Override, check, collect, seal};
+use wbuild_snapshot::{
+    CheckRequest, CollectRequest, Device, NoteOwners, Override, check, collect, note_owners, seal,
+};
 
 /// Collects what a step wrote.
 pub(crate) const COLLECT: &str = "collect";
@@ -18,9 +20,18 @@ pub(crate) const CHECK: &str = "check";
 /// Removes folders.
 pub(crate) const REMOVE: &str = "remove";
 
+/// Writes on the files of a step whose they are.
+pub(crate) const NOTE_OWNERS: &str = "note-owners";
+
 /// To be registered with the executor before anything else happens in `main`.
-pub fn handlers() -> [(&'static str, Handler); 4] {
-    [(COLLECT, collect_here), (SEAL, seal_here), (CHECK, check_here), (REMOVE, remove_here)]
+pub fn handlers() -> [(&'static str, Handler); 5] {
+    [
+        (COLLECT, collect_here),
+        (SEAL, seal_here),
+        (CHECK, check_here),
+        (REMOVE, remove_here),
+        (NOTE_OWNERS, note_owners_here),
+    ]
 }
 
 fn collect_here(request: &mut dyn Read, reply: &mut dyn Write) -> Result<(), String> {
@@ -42,6 +53,11 @@ fn check_here(request: &mut dyn Read, reply: &mut dyn Write) -> Result<(), Strin
 fn remove_here(request: &mut dyn Read, _: &mut dyn Write) -> Result<(), String> {
     let folders: Vec<PathBuf> = serde_json::from_reader(request).map_err(chain)?;
     folders.iter().try_for_each(|folder| wbuild_store::remove_tree(folder).map_err(chain))
+}
+
+fn note_owners_here(request: &mut dyn Read, reply: &mut dyn Write) -> Result<(), String> {
+    let request: NoteOwners = serde_json::from_reader(request).map_err(chain)?;
+    serde_json::to_writer(reply, &note_owners(&request).map_err(chain)?).map_err(chain)
 }
 
 /// An error with its causes, for the other side of the pipe.

@@ -136,7 +136,8 @@ impl Engine {
                     // Its files have them, and then the face is made again.
                     forget_tree_face(&self.store, &delta)?;
                 }
-                Made::TreeFromFiles(self.kept_owners(&delta, folder)?)
+                let overrides = self.kept_owners(&delta, folder)?;
+                Made::TreeFromFiles { owners: self.owner_source()?, overrides }
             }
             Face::Tree { owners, .. } | Face::Layer { owners, .. } => {
                 Made::FilesFromTree { owners, implied: known.implied }
@@ -148,7 +149,7 @@ impl Engine {
     fn check(&self, request: &CheckRequest) -> Result<CheckReply, EngineError> {
         let ask = || self.ask(handlers::CHECK, request, "read what a step wrote");
         // Owners of a step's files are those of its user namespace.
-        if matches!(request.made, Made::TreeFromFiles(_)) {
+        if matches!(request.made, Made::TreeFromFiles { .. }) {
             return ask();
         }
         match check(request) {
@@ -264,13 +265,13 @@ impl Face {
         let mut faces = Vec::new();
         match kind {
             "step" => faces.push((Self::Step(Key(digest)), Mtimes::Tree, Owners::Set)),
-            "layer" => faces.extend([Owners::Set, Owners::Skip].map(|set| {
+            "layer" => faces.extend([Owners::Set, Owners::Note].map(|set| {
                 let owners = set == Owners::Set;
                 (Self::Layer { diff_id: DiffId(digest), owners }, Mtimes::Tree, set)
             })),
             "tree" => {
                 for mtimes in [Mtimes::Tree, Mtimes::FromContent] {
-                    faces.extend([Owners::Set, Owners::Skip].map(|set| {
+                    faces.extend([Owners::Set, Owners::Note].map(|set| {
                         (Self::Tree { tree: TreeDigest(digest), owners: set == Owners::Set }, mtimes, set)
                     }));
                 }
@@ -310,7 +311,7 @@ mod tests {
         ];
         for delta in deltas {
             for mtimes in [Mtimes::Tree, Mtimes::FromContent] {
-                for owners in [Owners::Set, Owners::Skip] {
+                for owners in [Owners::Set, Owners::Note] {
                     let name = face_name(&delta, Disk { mtimes, owners });
                     assert_eq!(Face::of(&name).map(Face::delta), Some(delta), "{name}");
                 }

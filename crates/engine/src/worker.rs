@@ -141,7 +141,8 @@ impl Engine {
             }
         }
         let Ran { mut draft, finished } = self.run_step(context, exec, lowers, &user, &binds, &seeds)?;
-        let overrides: Vec<Override> = finished.ownership.iter().map(handlers::owner).collect();
+        let recorded: Vec<Override> = finished.ownership.iter().map(handlers::owner).collect();
+        let overrides = self.note_owners(draft.fs(), &user, recorded)?;
         match &exec.capture {
             Capture::All => {
                 let delta = DeltaId::Exec(context.key);
@@ -157,6 +158,7 @@ impl Engine {
                 let collected = self.collect(&CollectRequest {
                     dir: draft.fs(),
                     store: self.store.path().to_owned(),
+                    owners: self.owner_source()?,
                     overrides,
                     leave_out: Vec::new(),
                     times: CollectTimes::Normal,

@@ -18,6 +18,7 @@ mod compressed;
 mod header;
 mod member;
 mod overlay;
+mod owner_note;
 mod pax;
 mod read;
 mod recipe;
@@ -30,6 +31,7 @@ pub use archive::{Archive, ArchiveData, ArchiveEntry, ArchiveError, ArchiveKind,
 pub use blob::{BlobFacts, Expected};
 pub use compressed::read_archive;
 pub use member::{MemberCache, MemberKey};
+pub use owner_note::OwnerNote;
 pub use read::{ContentSink, DigestOnly, LayerError, LayerTree, ReadOptions, Whiteouts, read_tree};
 pub use recipe::{Compression, Recipe, Times};
 pub use stage::PlaceError;

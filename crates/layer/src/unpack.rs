@@ -10,6 +10,7 @@ use wbuild_tree::{Entry, EntryPath, Meta, Name, Node, Time};
 use crate::archive::{Archive, ArchiveData};
 use crate::blob::Expected;
 use crate::overlay;
+use crate::owner_note::OwnerNote;
 use crate::read::{Face, LayerError, LayerTree, ReadOptions, Whiteouts, read_entries, read_layer};
 use crate::stage::{Action, Placement, Stage};
 
@@ -18,15 +19,17 @@ use crate::stage::{Action, Placement, Stage};
 pub enum Owners {
     /// Yes; for root, or the root of a user namespace that maps all ids of the layer.
     Set,
-    /// No: everything belongs to this process, and devices and privileged attributes are left out. The tree face still
-    /// has them all.
+    /// No: everything belongs to this process, and devices and privileged attributes are left out. Files and directories
+    /// get an [`OwnerNote`]. The tree face still has everything.
+    Note,
+    /// No, and nobody will ask: as [`Note`](Self::Note), without notes.
     Skip,
 }
 
 impl Owners {
-    /// What this process can do: [`Set`](Self::Set) for root.
+    /// What this process can do: [`Set`](Self::Set) for root, else [`Note`](Self::Note).
     pub fn of_process() -> Self {
-        if rustix::process::geteuid().is_root() { Self::Set } else { Self::Skip }
+        if rustix::process::geteuid().is_root() { Self::Set } else { Self::Note }
     }
 }
 
@@ -212,7 +215,7 @@ impl DiskFace<'_> {
             }
         };
         let is_device = what != FileType::Fifo;
-        if is_device && owners == Owners::Skip {
+        if is_device && owners != Owners::Set {
             self.without_devices.push(path.clone());
             return Ok(());
         }
@@ -253,9 +256,17 @@ impl DiskFace<'_> {
     /// Owner, attributes, mode and time of an open file or directory, in this order: a change of owner clears set-id bits
     /// and capabilities.
     fn describe_open(&mut self, fd: BorrowedFd<'_>, path: &EntryPath, meta: &Meta) -> Result<(), LayerError> {
-        if self.owners == Owners::Set {
-            let (uid, gid) = (Uid::from_raw(meta.uid), Gid::from_raw(meta.gid));
-            rustix::fs::fchown(fd, Some(uid), Some(gid)).map_err(|e| disk("set the owner of", path, e))?;
+        match self.owners {
+            Owners::Set => {
+                let (uid, gid) = (Uid::from_raw(meta.uid), Gid::from_raw(meta.gid));
+                rustix::fs::fchown(fd, Some(uid), Some(gid))
+                    .map_err(|e| disk("set the owner of", path, e))?;
+            }
+            Owners::Note => {
+                let note = OwnerNote { uid: meta.uid, gid: meta.gid };
+                note.write(fd).map_err(|e| disk("note the owner of", path, e))?;
+            }
+            Owners::Skip => {}
         }
         let mut missing = false;
         for (name, value) in meta.xattrs.iter() {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use wbuild_store::Store;
 use wbuild_tree::{Entry, EntryPath, Name, Node, Subtree, TreeDigest, changes};
 
-use crate::collect::{CollectRequest, CollectTimes, Contents, Override, gather};
+use crate::collect::{CollectRequest, CollectTimes, Contents, Override, OwnerSource, gather};
 use crate::error::SnapshotError;
 
 /// What is to be compared.
@@ -28,7 +28,12 @@ pub struct CheckRequest {
 #[serde(rename_all = "kebab-case")]
 pub enum Made {
     /// The tree from the files of a step, with these owners: everything agrees.
-    TreeFromFiles(Vec<Override>),
+    TreeFromFiles {
+        /// Where it stands whose the files are.
+        owners: OwnerSource,
+        /// What comes before that.
+        overrides: Vec<Override>,
+    },
     /// The files from the tree (or both from a layer): times may be made up, attributes may be missing.
     FilesFromTree {
         /// Whether the files have their owners, and devices were made.
@@ -52,15 +57,16 @@ pub struct CheckReply {
 /// When the files or the tree cannot be read.
 pub fn check(request: &CheckRequest) -> Result<CheckReply, SnapshotError> {
     let store = Store::open(&request.store)?;
-    let overrides = match &request.made {
-        Made::TreeFromFiles(overrides) => overrides.clone(),
-        Made::FilesFromTree { .. } => Vec::new(),
+    let (owners, overrides) = match &request.made {
+        Made::TreeFromFiles { owners, overrides } => (*owners, overrides.clone()),
+        Made::FilesFromTree { .. } => (OwnerSource::Disk, Vec::new()),
     };
     let found = gather(
         &store,
         &CollectRequest {
             dir: request.dir.clone(),
             store: request.store.clone(),
+            owners,
             overrides,
             leave_out: Vec::new(),
             times: CollectTimes::Keep,
@@ -72,8 +78,8 @@ pub fn check(request: &CheckRequest) -> Result<CheckReply, SnapshotError> {
     .tree;
     let expected = store.tree(request.tree)?;
     let difference = match &request.made {
-        Made::TreeFromFiles(_) if found.digest() == expected.digest() => None,
-        Made::TreeFromFiles(_) => {
+        Made::TreeFromFiles { .. } if found.digest() == expected.digest() => None,
+        Made::TreeFromFiles { .. } => {
             let changes = changes(&store, &expected, &found, 1)?;
             // Nothing but times: of the root's own directory, as far as a person is concerned.
             Some(changes.first().map_or_else(EntryPath::root, |change| change.path().clone()))

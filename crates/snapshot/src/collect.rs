@@ -10,6 +10,7 @@ use rayon::prelude::*;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, StatxFlags, fstat, openat, readlinkat, statx};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
+use wbuild_layer::OwnerNote;
 use wbuild_oci::{Digest, HashingWriter};
 use wbuild_store::Store;
 use wbuild_tree::{
@@ -37,6 +38,8 @@ pub struct CollectRequest {
     pub dir: PathBuf,
     /// The state directory that contents and trees go to.
     pub store: PathBuf,
+    /// Where it stands whose the files are.
+    pub owners: OwnerSource,
     /// What the machine could not express, and the supervisor of the step recorded.
     pub overrides: Vec<Override>,
     /// Mount points that were made for the step.
@@ -47,6 +50,16 @@ pub struct CollectRequest {
     pub outputs: Option<Selection>,
     /// Whether what the store has already is read in full before it is taken for there ([`Store::look_closely`]).
     pub closely: bool,
+}
+
+/// Where it stands whose a file is. An [`Override`] comes before either.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OwnerSource {
+    /// The file system knows.
+    Disk,
+    /// On its note ([`OwnerNote`]); what has none is root's.
+    Notes,
 }
 
 /// Times of collected entries.
@@ -125,6 +138,8 @@ struct Found {
     meta: Meta,
     node: Kind,
     verdict: Verdict,
+    /// Whether an [`Override`] says whose it is.
+    overridden: bool,
 }
 
 #[derive(Debug)]
@@ -140,6 +155,7 @@ struct Listing {
     entries: Vec<Found>,
     opaque: bool,
     xattrs: Xattrs,
+    owner: Option<OwnerNote>,
 }
 
 /// Makes the tree face of a step's changes: every file goes into the store as a blob, every directory as a tree.
@@ -256,6 +272,7 @@ impl Walk<'_> {
             entries: Vec::with_capacity(names.len()),
             opaque: attributes.opaque,
             xattrs: attributes.content,
+            owner: attributes.owner,
         };
         for name in names {
             let below = path.join(&name);
@@ -300,10 +317,15 @@ impl Walk<'_> {
         if name.as_bytes().starts_with(WHITEOUT_PREFIX) {
             return Err(SnapshotError::WhiteoutName { path: path.clone() });
         }
+        let owner = match self.request.owners {
+            OwnerSource::Disk => OwnerNote { uid: stat.stx_uid, gid: stat.stx_gid },
+            // Read with the other attributes, of those that can have any.
+            OwnerSource::Notes => OwnerNote::ROOT,
+        };
         let mut meta = Meta {
             mode: stat.stx_mode & 0o7777,
-            uid: stat.stx_uid,
-            gid: stat.stx_gid,
+            uid: owner.uid,
+            gid: owner.gid,
             mtime: match self.request.times {
                 CollectTimes::Normal => Time::NORMAL,
                 CollectTimes::Keep => Time { seconds: stat.stx_mtime.tv_sec, nanos: stat.stx_mtime.tv_nsec },
@@ -333,14 +355,16 @@ impl Walk<'_> {
             _ => return Ok(None),
         };
         let born = (stat.stx_btime.tv_sec, stat.stx_btime.tv_nsec);
+        let mut overridden = false;
         if let Some(over) = self.overrides.get(&stat.stx_ino)
             && !whiteout
             && over.born.is_none_or(|at| at == born)
         {
             apply(over, &mut meta, &mut node);
+            overridden = over.uid.is_some() && over.gid.is_some();
         }
-        let links = stat.stx_nlink;
-        Ok(Some(Found { name, inode: stat.stx_ino, links, size: stat.stx_size, meta, node, verdict }))
+        let (links, size) = (stat.stx_nlink, stat.stx_size);
+        Ok(Some(Found { name, inode: stat.stx_ino, links, size, meta, node, verdict, overridden }))
     }
 
     fn folder(&mut self, parent: FolderId, name: &Name) -> FolderId {
@@ -424,7 +448,7 @@ impl Walk<'_> {
         let attributes = attributes(file.as_fd()).at_with("read the attributes of", shown)?;
         match attributes.foreign {
             Some(attribute) => Err(SnapshotError::OverlayControl { path: path(), attribute }),
-            None => Ok(Content { digest, size, xattrs: attributes.content }),
+            None => Ok(Content { digest, size, xattrs: attributes.content, owner: attributes.owner }),
         }
     }
 
@@ -464,7 +488,7 @@ impl Walk<'_> {
             let listing = std::mem::take(&mut self.listings[index].entries);
             let mut directory = Directory::default();
             for found in listing {
-                let Found { name, mut meta, node, verdict, inode, .. } = found;
+                let Found { name, mut meta, node, verdict, inode, overridden, .. } = found;
                 let node = match node {
                     Kind::Plain(node) => node,
                     Kind::File => {
@@ -473,6 +497,7 @@ impl Walk<'_> {
                         for (name, value) in content.xattrs.iter() {
                             meta.xattrs.insert(name, value);
                         }
+                        self.take_note(content.owner, overridden, &mut meta);
                         Node::File {
                             content: content.digest,
                             size: content.size,
@@ -488,6 +513,7 @@ impl Walk<'_> {
                         for (name, value) in listing.xattrs.iter() {
                             meta.xattrs.insert(name, value);
                         }
+                        self.take_note(listing.owner, overridden, &mut meta);
                         Node::Directory { contents, opaque: listing.opaque && self.patterns.is_none() }
                     }
                 };
@@ -496,6 +522,13 @@ impl Walk<'_> {
             done[index] = Some(Subtree::new(directory));
         }
         Ok(done[0].take().unwrap_or_else(Subtree::empty))
+    }
+
+    fn take_note(&self, note: Option<OwnerNote>, overridden: bool, meta: &mut Meta) {
+        if self.request.owners == OwnerSource::Notes && !overridden {
+            let note = note.unwrap_or(OwnerNote::ROOT);
+            (meta.uid, meta.gid) = (note.uid, note.gid);
+        }
     }
 
     /// Whether an empty directory is on the way to something that turned out not to be there, or a mount point.
@@ -511,6 +544,7 @@ struct Content {
     digest: Digest,
     size: u64,
     xattrs: Xattrs,
+    owner: Option<OwnerNote>,
 }
 
 fn apply(over: &Override, meta: &mut Meta, node: &mut Kind) {

@@ -50,8 +50,9 @@ pub fn face_name(delta: &DeltaId, disk: Disk) -> DeltaName {
     if matches!(delta, DeltaId::Tree { .. }) && disk.mtimes == Mtimes::FromContent {
         name.push_str("-content");
     }
-    if !matches!(delta, DeltaId::Exec(_)) && disk.owners == Owners::Skip {
-        name.push_str("-unowned");
+    // Not `-unowned`: those have no notes.
+    if !matches!(delta, DeltaId::Exec(_)) && disk.owners != Owners::Set {
+        name.push_str("-noted");
     }
     delta_name(&name)
 }

@@ -22,6 +22,7 @@ mod folders;
 mod marks;
 mod materialise;
 mod merge;
+mod note_owners;
 mod pool;
 mod seal;
 mod selection;
@@ -29,7 +30,7 @@ mod stack;
 mod view;
 
 pub use check::{CheckReply, CheckRequest, Made, check};
-pub use collect::{CollectReply, CollectRequest, CollectTimes, Device, Override, Stub, collect};
+pub use collect::{CollectReply, CollectRequest, CollectTimes, Device, Override, OwnerSource, Stub, collect};
 pub use error::SnapshotError;
 pub use face::{
     Existing, LayerFace, LayerSource, TreeFace, disk_face, face_name, forget_tree_face, publish_exec,
@@ -37,6 +38,7 @@ pub use face::{
 };
 pub use materialise::{Disk, Mtimes, content_time, materialise};
 pub use merge::merged_tree;
+pub use note_owners::{NoteOwners, note_owners};
 pub use seal::seal;
 pub use selection::Selection;
 pub use stack::stack_for_mount;

@@ -4,6 +4,7 @@ use std::os::fd::BorrowedFd;
 
 use rustix::fs::{FileType, XattrFlags, fgetxattr, flistxattr, fsetxattr};
 use rustix::io::Errno;
+use wbuild_layer::OwnerNote;
 use wbuild_tree::Xattrs;
 
 /// As our mounts (`userxattr`) write and read it.
@@ -15,7 +16,7 @@ const CONTROL: [&[u8]; 2] = [b"user.overlay.", b"trusted.overlay."];
 /// Attributes that belong to the content of an image. All others say something of the machine (`security.selinux`,
 /// `system.posix_acl_access`, `trusted.*`).
 fn is_content(name: &[u8]) -> bool {
-    name == b"security.capability" || name.starts_with(b"user.")
+    name == b"security.capability" || name.starts_with(b"user.") && name != OwnerNote::ATTRIBUTE.as_bytes()
 }
 
 /// Whether a node is a whiteout.
@@ -33,6 +34,10 @@ pub(crate) fn set_opaque(directory: BorrowedFd<'_>) -> rustix::io::Result<()> {
 pub(crate) struct Attributes {
     pub(crate) content: Xattrs,
     pub(crate) opaque: bool,
+    /// Overlay took it from a layer below.
+    pub(crate) copied_up: bool,
+    /// Whose it is, where the machine could not express it.
+    pub(crate) owner: Option<OwnerNote>,
     /// Control data that refers to other files.
     pub(crate) foreign: Option<String>,
 }
@@ -45,11 +50,14 @@ pub(crate) fn attributes(file: BorrowedFd<'_>) -> rustix::io::Result<Attributes>
             match mark {
                 // `x` says that whiteouts below are attributes, which nothing here makes.
                 b"opaque" => found.opaque |= value(file, &name)? == b"y",
+                b"origin" => found.copied_up = true,
                 b"redirect" | b"metacopy" => {
                     found.foreign = Some(String::from_utf8_lossy(&name).into_owned());
                 }
                 _ => {}
             }
+        } else if name == OwnerNote::ATTRIBUTE.as_bytes() {
+            found.owner = OwnerNote::parse(&value(file, &name)?);
         } else if is_content(&name) {
             found.content.insert(&name, &value(file, &name)?);
         }

@@ -55,7 +55,8 @@ const CHUNK: usize = 256;
 /// Makes the disk face of a tree, unless it is there: regular files as links into the inode pool, whiteouts as devices 0:0,
 /// opaque directories with overlay's attribute. On all cores; what is published is complete.
 ///
-/// Without [`Owners::Set`] devices are passed over, and everything belongs to this process.
+/// Without [`Owners::Set`] devices are passed over, and everything belongs to this process; files and directories carry an
+/// [`OwnerNote`](wbuild_layer::OwnerNote) where notes are wanted.
 ///
 /// # Errors
 /// [`SnapshotError::is_lost`] when a tree or a blob is; others name the path.
@@ -197,7 +198,7 @@ fn make(
         Node::Directory { .. } | Node::File { .. } => return Ok(()),
     };
     // 0:0 would be a whiteout; a tree that has it as a device came from nobody's layer.
-    if kind != FileType::Fifo && (disk.owners == Owners::Skip || marks::is_whiteout(kind, device)) {
+    if kind != FileType::Fifo && (disk.owners != Owners::Set || marks::is_whiteout(kind, device)) {
         return Ok(());
     }
     match mknodat(directory, name, kind, Mode::RUSR, device) {

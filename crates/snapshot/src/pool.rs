@@ -17,7 +17,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
-use wbuild_layer::Owners;
+use wbuild_layer::{OwnerNote, Owners};
 use wbuild_oci::Digest;
 use wbuild_store::{Store, StoreError};
 use wbuild_tree::{EntryPath, Meta, Name, Time};
@@ -47,8 +47,8 @@ impl Inode<'_> {
         hasher.update(self.meta.mode.to_le_bytes());
         match self.owners {
             Owners::Skip => hasher.update([0]),
-            Owners::Set => {
-                hasher.update([1]);
+            Owners::Set | Owners::Note => {
+                hasher.update([if self.owners == Owners::Set { 1 } else { 2 }]);
                 hasher.update(self.meta.uid.to_le_bytes());
                 hasher.update(self.meta.gid.to_le_bytes());
             }
@@ -159,11 +159,13 @@ pub(crate) fn describe(
     mtime: Time,
     owners: Owners,
 ) -> rustix::io::Result<()> {
-    if owners == Owners::Set {
-        match fchown(file, Some(Uid::from_raw(meta.uid)), Some(Gid::from_raw(meta.gid))) {
+    match owners {
+        Owners::Set => match fchown(file, Some(Uid::from_raw(meta.uid)), Some(Gid::from_raw(meta.gid))) {
             Ok(()) | Err(Errno::INVAL) => {}
             Err(error) => return Err(error),
-        }
+        },
+        Owners::Note => OwnerNote { uid: meta.uid, gid: meta.gid }.write(file)?,
+        Owners::Skip => {}
     }
     for (name, value) in meta.xattrs.iter() {
         match fsetxattr(file, name, value, XattrFlags::empty()) {

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, linkat, mkdirat, openat, statat, unlinkat};
 use rustix::io::Errno;
 use wbuild_graph::{DeltaId, Snapshot};
+use wbuild_layer::{OwnerNote, Owners};
 use wbuild_oci::Digest;
 use wbuild_store::{DeltaFolder, DeltaName, Store, remove_tree};
 use wbuild_tree::{EntryPath, Meta, Name, Time};
@@ -16,7 +17,7 @@ use wbuild_tree::{EntryPath, Meta, Name, Time};
 use crate::error::{At, SnapshotError};
 use crate::face::{delta_name, face_name, making, publish, tree_face};
 use crate::folders::{FolderId, Folders, READ, open_below};
-use crate::marks::{attributes, is_whiteout};
+use crate::marks::{Attributes, attributes, is_whiteout};
 use crate::materialise::Disk;
 use crate::pool::describe;
 
@@ -132,13 +133,7 @@ impl Merge<'_> {
             self.clear(to, path, name)?;
             mkdirat(to, name.as_bytes(), Mode::RWXU).at("create", &shown)?;
         }
-        let meta = Meta {
-            mode: (stat.st_mode & 0o7777) as u16,
-            uid: stat.st_uid,
-            gid: stat.st_gid,
-            mtime: Time { seconds: stat.st_mtime, nanos: stat.st_mtime_nsec as u32 },
-            xattrs: found.content,
-        };
+        let meta = meta_of(stat, found, Owners::of_process());
         self.directories.insert(path.clone(), meta);
         Ok(())
     }
@@ -159,7 +154,7 @@ impl Merge<'_> {
 
     fn finish(self) -> Result<(), SnapshotError> {
         let top = Folders::open(self.target)?;
-        let owners = wbuild_layer::Owners::of_process();
+        let owners = Owners::of_process();
         for (path, meta) in self.directories.iter().rev() {
             let shown = self.target.join(path.to_path_buf());
             let directory = top.below(path)?;
@@ -198,12 +193,22 @@ fn link_or_copy(from: &OwnedFd, to: &OwnedFd, name: &Name, shown: &Path) -> Resu
     let mut copy = File::from(openat(to, name.as_bytes(), flags, Mode::RUSR | Mode::WUSR).at("copy", shown)?);
     io::copy(&mut source, &mut copy).at("copy", shown)?;
     let stat = rustix::fs::fstat(&source).at("read", shown)?;
-    let meta = Meta {
-        mode: (stat.st_mode & 0o7777) as u16,
-        uid: stat.st_uid,
-        gid: stat.st_gid,
-        mtime: Time { seconds: stat.st_mtime, nanos: stat.st_mtime_nsec as u32 },
-        xattrs: attributes(source.as_fd()).at("read the attributes of", shown)?.content,
+    let owners = Owners::of_process();
+    let meta = meta_of(&stat, attributes(source.as_fd()).at("read the attributes of", shown)?, owners);
+    describe(copy.as_fd(), &meta, meta.mtime, owners).at("describe", shown)
+}
+
+/// What the file system says of something, with the owner from its note where the file system does not know it.
+fn meta_of(stat: &Stat, found: Attributes, owners: Owners) -> Meta {
+    let owner = match owners {
+        Owners::Set => OwnerNote { uid: stat.st_uid, gid: stat.st_gid },
+        _ => found.owner.unwrap_or(OwnerNote::ROOT),
     };
-    describe(copy.as_fd(), &meta, meta.mtime, wbuild_layer::Owners::of_process()).at("describe", shown)
+    Meta {
+        mode: (stat.st_mode & 0o7777) as u16,
+        uid: owner.uid,
+        gid: owner.gid,
+        mtime: Time { seconds: stat.st_mtime, nanos: stat.st_mtime_nsec as u32 },
+        xattrs: found.content,
+    }
 }

@@ -31,7 +31,7 @@ pub(crate) const PER_REPORT: usize = 1000;
 /// the directory of changes; since numbers are used again, its birth time must agree as well.
 ///
 /// A file without an entry belongs to the step's user if the step made it, and to whom it belonged before if the step
-/// only changed it: then overlayfs has left the xattr `user.overlay.origin` on it.
+/// only changed it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Owned {
     /// Inode number.

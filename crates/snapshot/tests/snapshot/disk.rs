@@ -4,7 +4,8 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use wbuild_oci::Digest;
 use wbuild_report::Hint;
 use wbuild_snapshot::{
-    CheckRequest, Disk, Made, Mtimes, Owners, check, content_time, materialise, remove_tree, seal,
+    CheckRequest, Disk, Made, Mtimes, OwnerSource, Owners, check, content_time, materialise, remove_tree,
+    seal,
 };
 use wbuild_tree::{Entry, LinkId, Node, Subtree, Time};
 
@@ -56,7 +57,7 @@ fn what_is_materialised_and_collected_is_the_same_tree() {
         entries.push(("f/closed", closed));
     }
     let tree = tree(&store, entries);
-    for owners in [Owners::Set, Owners::Skip] {
+    for owners in [Owners::Set, Owners::Note] {
         if root != (owners == Owners::Set) {
             continue;
         }
@@ -110,7 +111,7 @@ fn a_face_is_compared_with_its_tree() {
     let made = [
         Made::FilesFromTree { owners, implied: Vec::new() },
         // As if they were a step's: they agree to the last bit, too.
-        Made::TreeFromFiles(Vec::new()),
+        Made::TreeFromFiles { owners: OwnerSource::Disk, overrides: Vec::new() },
     ];
     let difference = |made: &Made| {
         let request = CheckRequest {

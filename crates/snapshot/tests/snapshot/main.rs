@@ -11,7 +11,9 @@ use std::path::{Path, PathBuf};
 
 use wbuild_graph::{DeltaId, Key};
 use wbuild_oci::Digest;
-use wbuild_snapshot::{CollectReply, CollectRequest, CollectTimes, Disk, Mtimes, Owners, collect};
+use wbuild_snapshot::{
+    CollectReply, CollectRequest, CollectTimes, Disk, Mtimes, OwnerSource, Owners, collect,
+};
 use wbuild_store::Store;
 use wbuild_tree::{
     Entry, EntryPath, Lookup, MemoryTrees, Meta, Node, Subtree, TreeBuilder, TreeDigest, Visit, walk,
@@ -91,6 +93,7 @@ fn request(store: &Store, dir: &Path) -> CollectRequest {
     CollectRequest {
         dir: dir.to_owned(),
         store: store.path().to_owned(),
+        owners: OwnerSource::Disk,
         overrides: Vec::new(),
         leave_out: Vec::new(),
         times: CollectTimes::Keep,
