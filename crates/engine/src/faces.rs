@@ -310,11 +310,12 @@ impl Engine {
         let disk = self.disk(Mtimes::Tree);
         let mut below = Snapshot::default();
         for delta in &snapshot.deltas {
-            let (listed, unpacked) =
-                (tree_face(&self.store, delta)?.is_some(), disk_face(&self.store, delta, disk)?.is_some());
+            let listed = tree_face(&self.store, delta)?.is_some();
             // The contents of a layer's files are nowhere but on disk.
-            let known =
-                if matches!(delta, DeltaId::Layer(_)) { listed && unpacked } else { listed || unpacked };
+            let known = match delta {
+                DeltaId::Layer(_) => listed && disk_face(&self.store, delta, disk)?.is_some(),
+                _ => listed || disk_face(&self.store, delta, disk)?.is_some(),
+            };
             if !known {
                 self.disk_folder(delta, &below, Mtimes::Tree)?;
             }

@@ -81,14 +81,16 @@ impl View {
     pub fn new(store: &Store, snapshot: &Snapshot, disk: Disk) -> Result<Self, SnapshotError> {
         let mut deltas = Vec::with_capacity(snapshot.deltas.len());
         for id in snapshot.deltas.iter().rev() {
-            let folder = match disk_face(store, id, disk)? {
+            let face = tree_face(store, id)?;
+            // The contents of a tree's files are in the store, so its files on disk have nothing to add.
+            let complete = matches!(id, DeltaId::Tree { .. }) && face.is_some();
+            let folder = match if complete { None } else { disk_face(store, id, disk)? } {
                 Some(folder) => {
                     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
                     Some(openat(CWD, folder.fs(), flags, Mode::empty()).at("open", &folder.fs())?)
                 }
                 None => None,
             };
-            let face = tree_face(store, id)?;
             if folder.is_none() && face.is_none() {
                 return Err(SnapshotError::NoFace { delta: id.name(), face: "disk" });
             }

@@ -275,6 +275,8 @@ struct Pass<W: Worker> {
     fetched: Vec<OnceCell<()>>,
     /// Which vertex made a delta, with its key: whom to ask when the delta is not there.
     producers: Mutex<BTreeMap<DeltaId, (VertexId, Option<Key>)>>,
+    /// Deltas whose files were found at hand.
+    present: Mutex<BTreeSet<DeltaId>>,
     endings: Mutex<Endings<W::Error>>,
     /// Why another pass is needed, once that is known.
     over: OnceLock<Stop>,
@@ -296,6 +298,7 @@ impl<W: Worker> Pass<W> {
             known: (0..graph.len()).map(|_| OnceCell::new()).collect(),
             fetched: (0..graph.len()).map(|_| OnceCell::new()).collect(),
             producers: Mutex::default(),
+            present: Mutex::default(),
             endings: Mutex::default(),
             over: OnceLock::new(),
         }
@@ -526,14 +529,7 @@ impl<W: Worker> Pass<W> {
     /// Sees to it that the files of a snapshot are at hand.
     fn demand<'a>(self: &'a Arc<Self>, snapshot: &'a Snapshot) -> Known<'a, ()> {
         Box::pin(async move {
-            for delta in &snapshot.deltas {
-                let producer =
-                    self.producers.lock().unwrap_or_else(PoisonError::into_inner).get(delta).copied();
-                let Some((id, key)) = producer else { continue };
-                let delta = *delta;
-                if self.blocking(id, move |worker, _| worker.present(&delta)).await? {
-                    continue;
-                }
+            for (id, key) in self.missing(snapshot).await? {
                 match key {
                     Some(key) => return Err(self.again(Stop::Lost(key))),
                     // A source: it was only named so far.
@@ -548,6 +544,34 @@ impl<W: Worker> Pass<W> {
             }
             Ok(())
         })
+    }
+
+    /// The vertices whose files of a snapshot are not at hand, in order. Each delta is asked about until it is there: a
+    /// long stack is part of every stack above it.
+    async fn missing(
+        self: &Arc<Self>,
+        snapshot: &Snapshot,
+    ) -> Result<Vec<(VertexId, Option<Key>)>, Stop> {
+        let mut unknown = Vec::new();
+        {
+            let producers = self.producers.lock().unwrap_or_else(PoisonError::into_inner);
+            let present = self.present.lock().unwrap_or_else(PoisonError::into_inner);
+            for delta in snapshot.deltas.iter().filter(|delta| !present.contains(delta)) {
+                unknown.extend(producers.get(delta).map(|(id, key)| (*delta, *id, *key)));
+            }
+        }
+        let Some((_, first, _)) = unknown.first().copied() else { return Ok(Vec::new()) };
+        let (found, missing): (Vec<_>, Vec<_>) = self
+            .blocking(first, move |worker, _| {
+                let look = |(delta, id, key)| Ok((worker.present(&delta)?, (delta, id, key)));
+                unknown.into_iter().map(look).collect::<Result<Vec<_>, W::Error>>()
+            })
+            .await?
+            .into_iter()
+            .partition(|(there, _)| *there);
+        let mut present = self.present.lock().unwrap_or_else(PoisonError::into_inner);
+        present.extend(found.into_iter().map(|(_, (delta, ..))| delta));
+        Ok(missing.into_iter().map(|(_, (_, id, key))| (id, key)).collect())
     }
 
     fn begin(&self, id: VertexId) {

@@ -8,18 +8,24 @@ use wbuild_report::{Diagnostic, Severity, Span};
 use super::escape::{escape_line, escape_lines, is_control};
 use super::theme::Theme;
 
+/// So many problems are shown: nobody reads more at once, and a file of nothing but mistakes is answered quickly.
+const SHOWN: usize = 100;
+
 /// Problems in the user's files, in the order given, each with its place, the lines there, carets and hints; a
-/// blank line between two.
+/// blank line between two. Of very many the first hundred, and the number of the others.
 pub fn render_diagnostics(diagnostics: &[Diagnostic], theme: &Theme) -> String {
     let renderer = if theme.has_colors() { Renderer::styled() } else { Renderer::plain() };
     let renderer = renderer.decor_style(DecorStyle::Ascii).term_width(theme.width());
     let mut text = String::new();
-    for diagnostic in diagnostics {
+    for diagnostic in &diagnostics[..diagnostics.len().min(SHOWN)] {
         if !text.is_empty() {
             text.push('\n');
         }
         text.push_str(&renderer.render(&[group(diagnostic)]));
         text.push('\n');
+    }
+    if diagnostics.len() > SHOWN {
+        text.push_str(&format!("\n… and {} more like these\n", diagnostics.len() - SHOWN));
     }
     text
 }
@@ -111,6 +117,15 @@ mod tests {
               = hint: did you mean `build`?
               = hint: stages of other files are given with `--build-context`
             ");
+    }
+
+    #[test]
+    fn of_very_many_the_first_are_shown() {
+        let file = SourceFile::new("Dockerfile", DOCKERFILE);
+        let one = Diagnostic::error(&file, "no").at(span(DOCKERFILE, "bulid"), "here");
+        let text = render_diagnostics(&vec![one; SHOWN + 7], &Theme::plain());
+        assert_eq!(text.matches("error: no").count(), SHOWN);
+        assert!(text.ends_with("\n… and 7 more like these\n"), "{text}");
     }
 
     #[test]

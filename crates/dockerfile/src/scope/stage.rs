@@ -77,6 +77,8 @@ pub struct StageScope {
     workdir: String,
     /// Labels count too; nothing else holds on to expanded text.
     label_bytes: usize,
+    /// Whether that is too much: nothing is added any more.
+    full: bool,
 }
 
 impl StageScope {
@@ -93,6 +95,7 @@ impl StageScope {
             declared: Persistent::default(),
             workdir: joined("/", &base.workdir),
             label_bytes: 0,
+            full: false,
         }
     }
 
@@ -236,8 +239,10 @@ impl Walk<'_> {
         result.map_err(|error| expand_error(&self.instruction.file, place, &error))
     }
 
-    fn check_size(&self, span: Span) -> Evaluated<()> {
-        if self.scope.env.bytes() + self.scope.label_bytes > MAX_STAGE_BYTES {
+    /// Said once a stage.
+    fn check_size(&mut self, span: Span) -> Evaluated<()> {
+        if !self.scope.full && self.scope.env.bytes() + self.scope.label_bytes > MAX_STAGE_BYTES {
+            self.scope.full = true;
             return Err(too_much(&self.instruction.file, span, "and labels of this stage"));
         }
         Ok(())
@@ -258,8 +263,10 @@ impl Walk<'_> {
                         .hint("write `name=value`"),
                 );
             }
-            self.scope.set(name, value);
-            self.scope.image_env.set(name, value);
+            if !self.scope.full {
+                self.scope.set(name, value);
+                self.scope.image_env.set(name, value);
+            }
         }
         self.check_size(self.instruction.keyword.span)?;
         Ok(values)
@@ -275,6 +282,7 @@ impl Walk<'_> {
         };
         if let Some(value) = &value
             && !NOT_IN_ENVIRONMENT.contains(&name.as_str())
+            && !self.scope.full
         {
             self.scope.set(name, value);
             self.check_size(item.name.span)?;
