@@ -144,6 +144,8 @@ pub struct Archive<R> {
     data: u64,
     pad: u64,
     ended: bool,
+    /// Whether anything may follow the end.
+    anything_follows: bool,
 }
 
 impl<R> fmt::Debug for Archive<R> {
@@ -158,7 +160,15 @@ impl<R> fmt::Debug for Archive<R> {
 impl<R: Read> Archive<R> {
     /// Reads from `inner`.
     pub const fn new(inner: R, limits: Limits) -> Self {
-        Self { inner, limits, offset: 0, entries: 0, data: 0, pad: 0, ended: false }
+        Self { inner, limits, offset: 0, entries: 0, data: 0, pad: 0, ended: false, anything_follows: false }
+    }
+
+    /// Takes the archive for whole when its end is reached, whatever comes behind it: another archive, a signature, a
+    /// checksum that is cut off. As tar, gunzip and docker build's `ADD` do; what is part of an image is read strictly.
+    #[must_use]
+    pub const fn whatever_follows(mut self) -> Self {
+        self.anything_follows = true;
+        self
     }
 
     /// The next entry; what was left unread of the one before is passed over. `None` at the end, when everything behind
@@ -387,9 +397,14 @@ impl<R: Read> Archive<R> {
         let mut buffer = [0; 16 << 10];
         loop {
             let offset = self.offset;
-            match self.read_up_to(&mut buffer)? {
-                0 => return Ok(()),
-                read if buffer[..read].iter().all(|b| *b == 0) => {}
+            // Read all the same: whoever writes into a pipe wants to get rid of it.
+            match self.read_up_to(&mut buffer) {
+                Err(_) if self.anything_follows => return Ok(()),
+                Ok(read) if self.anything_follows && read > 0 && self.offset < self.limits.bytes => {}
+                Ok(_) if self.anything_follows => return Ok(()),
+                Err(error) => return Err(error),
+                Ok(0) => return Ok(()),
+                Ok(read) if buffer[..read].iter().all(|b| *b == 0) => {}
                 _ => {
                     return Err(ArchiveError::Refused {
                         offset,

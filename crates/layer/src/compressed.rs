@@ -39,7 +39,7 @@ pub fn read_archive<T>(
         _ => return Ok(None),
     };
     let (result, reader) = read_ahead(io::Cursor::new(beginning).chain(decoder), |mut tar| {
-        body(&mut Archive::new(&mut tar, limits))
+        body(&mut Archive::<&mut dyn Read>::new(&mut tar, limits).whatever_follows())
     });
     reader?;
     Ok(Some(result))
@@ -182,10 +182,22 @@ mod tests {
         let tar = tar(&(0..1_u32 << 19).flat_map(|n| n.wrapping_mul(n).to_le_bytes()).collect::<Vec<u8>>());
         for packed in [gzip(&tar), bzip2(&tar), xz(&tar), zstd::encode_all(&tar[..], 1).unwrap()] {
             assert_eq!(names(&packed).unwrap().unwrap(), [b"a"]);
-            assert!(names(&packed[..packed.len() - 1]).unwrap().is_err());
             assert!(names(&packed[..packed.len() / 10 * 9]).unwrap().is_err());
         }
         assert!(names(&tar[..tar.len() / 2]).unwrap().is_err());
+    }
+
+    /// Concatenated archives, signatures: as tar and docker build, only what comes before the end is there.
+    #[test]
+    fn whatever_follows_the_end_is_passed_over() {
+        let tar = tar(b"abc");
+        let twice = [gzip(&tar), gzip(&tar)].concat();
+        let signed = [gzip(&tar), b"signature".to_vec()].concat();
+        let trailed = [tar.clone(), b"trailing".to_vec()].concat();
+        let cut = gzip(&tar);
+        for packed in [&twice[..], &signed, &trailed, &cut[..cut.len() - 1]] {
+            assert_eq!(names(packed).unwrap().unwrap(), [b"a"]);
+        }
     }
 
     #[test]
