@@ -1,5 +1,6 @@
 //! The `created_by` of an image's history, as BuildKit writes it. Tools read these lines.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use super::step::{Step, TransferStep};
@@ -60,13 +61,25 @@ fn transfer(name: &str, step: &TransferStep) -> String {
     }
     for (source, _) in &step.sources {
         line.push(' ');
-        line.push_str(source);
+        line.push_str(&without_credentials(source));
     }
     for file in &step.inline {
         line.push_str(" <<");
         line.push_str(&file.name);
     }
     format!("{line} {} # buildkit", step.destination)
+}
+
+/// Everybody who has the image can read its history. Marked as BuildKit marks them in its output; its history has them.
+fn without_credentials(source: &str) -> Cow<'_, str> {
+    let Some((scheme, rest)) = source.split_once("://") else { return source.into() };
+    let authority = &rest[..rest.find(['/', '?', '#']).unwrap_or(rest.len())];
+    let Some((user, host)) = authority.rsplit_once('@') else { return source.into() };
+    if scheme == "ssh" && !user.contains(':') {
+        return source.into();
+    }
+    let mark = if user.contains(':') { "xxxxx:xxxxx" } else { "xxxxx" };
+    format!("{scheme}://{mark}@{host}{}", &rest[authority.len()..]).into()
 }
 
 /// Go's `%+v` of the configuration's structure.
@@ -144,6 +157,21 @@ pub(crate) fn go_quote(word: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn credentials_of_urls_are_not_told() {
+        for (source, told) in [
+            ("https://me:secret@host/a?b@c", "https://xxxxx:xxxxx@host/a?b@c"),
+            ("https://token@host:8080", "https://xxxxx@host:8080"),
+            ("https://me:a@b@host/x.git#v1", "https://xxxxx:xxxxx@host/x.git#v1"),
+            ("ssh://git@host/x.git", "ssh://git@host/x.git"),
+            ("git@host:x.git", "git@host:x.git"),
+            ("https://host/a@b", "https://host/a@b"),
+            ("dir/a@b", "dir/a@b"),
+        ] {
+            assert_eq!(without_credentials(source), told);
+        }
+    }
 
     #[test]
     fn durations_print_as_in_go() {
