@@ -64,6 +64,7 @@ fn the_example_monorepo() {
     let example = Example::new();
     let digest = cold(&example);
     let edited = edits(&example, &digest);
+    warm_and_cold(&example, &edited);
     what_concerns_nothing(&example, &edited);
     image(&example);
     runs(&example);
@@ -99,6 +100,17 @@ fn edits(example: &Example, cold: &str) -> String {
         .texts(&|path| path.starts_with("app/apps/web/.next/server/app/") && path.ends_with(".html"));
     assert!(pages.contains("<p>Brief lessons in") && !pages.contains("<p>Short courses on"));
     edited.digest().to_owned()
+}
+
+/// What Next.js writes with its cache of an earlier build, and without any (decision 14): the build names the files that
+/// differ, and there is none.
+fn warm_and_cold(example: &Example, warm: &str) {
+    let mounts = example.context.state().join("mounts");
+    fs::rename(&mounts, example.context.folder().join("mounts")).unwrap();
+    let cold = example.build(&["--no-cache"]);
+    assert!(cold.steps("built").contains(&"[builder] web#build"), "{}", cold.output);
+    assert_snapshot!(cold.warnings().join("\n"), @"");
+    assert_eq!(cold.digest(), warm);
 }
 
 fn what_concerns_nothing(example: &Example, digest: &str) {

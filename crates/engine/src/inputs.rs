@@ -118,7 +118,12 @@ impl Inputs for StepInputs<'_> {
             };
             return Ok(Missing { place, ignored: ignored_by.map(|ignored| ignored.to_string()), nearest });
         }
-        let mut missing = Missing { place: "what it should be copied from".to_owned(), ..Missing::default() };
+        let place = match &vertex.op {
+            Op::Source(Source::Image(image)) => format!("the image `{}`", image.reference),
+            Op::Source(_) => format!("what `{}` brought", vertex.name),
+            _ => format!("the result of `{}`", vertex.name),
+        };
+        let mut missing = Missing { place, ..Missing::default() };
         let Some((parent, name)) = path.split_last() else { return Ok(missing) };
         let names = self.origin(input)?.names(&parent)?;
         let names: Vec<String> = names.into_iter().map(|(name, _)| name.to_string()).collect();

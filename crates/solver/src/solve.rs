@@ -548,10 +548,7 @@ impl<W: Worker> Pass<W> {
 
     /// The vertices whose files of a snapshot are not at hand, in order. Each delta is asked about until it is there: a
     /// long stack is part of every stack above it.
-    async fn missing(
-        self: &Arc<Self>,
-        snapshot: &Snapshot,
-    ) -> Result<Vec<(VertexId, Option<Key>)>, Stop> {
+    async fn missing(self: &Arc<Self>, snapshot: &Snapshot) -> Result<Vec<(VertexId, Option<Key>)>, Stop> {
         let mut unknown = Vec::new();
         {
             let producers = self.producers.lock().unwrap_or_else(PoisonError::into_inner);
