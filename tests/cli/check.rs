@@ -74,3 +74,33 @@ fn a_failing_build_step_names_the_manifests_that_its_install_lacked() {
     let other = build("exit 3");
     assert!(other.code != 0 && !other.stderr.contains("pnpm installs"), "{other}");
 }
+
+/// `--call`: what a file offers, in the shapes of buildx.
+#[test]
+fn what_a_dockerfile_offers() {
+    let context = TestContext::empty();
+    context.write(
+        "Dockerfile",
+        "# VERSION of the base\nARG VERSION=22\nARG UNUSED=1\n\n# deps installs\nFROM node:${VERSION} AS deps\nARG MODE=fast\n\
+         RUN --mount=type=secret,id=token,required=true --mount=type=ssh true\n\n# runner starts it\nFROM deps AS runner\n\
+         # PORT to listen on\nARG PORT\nRUN --mount=type=secret,id=token --mount=type=secret,id=other true\n\nFROM scratch\nARG ELSEWHERE\n",
+    );
+    let told = |args: &[&str]| {
+        let output = context.run(&[&["build", "."], args].concat());
+        assert_eq!(output.code, 0, "{output}");
+        output.stdout
+    };
+    let runner = ["--target", "runner", "--build-arg", "PORT=80"];
+    let mut all = vec![
+        told(&["--call", "targets"]),
+        told(&["--call=targets,format=json", "--target", "runner"]),
+        told(&[&["--call=outline"], &runner[..]].concat()),
+        told(&[&["--call=outline,format=json"], &runner[..]].concat()),
+    ];
+    context.write("Dockerfile", "FROM scratch AS One\nCOPY Dockerfile /\n");
+    all.push(told(&["--call=check,format=json"]));
+    insta::assert_snapshot!(all.join("---\n"));
+    let output = context.run(&["build", ".", "--call", "target"]);
+    assert_eq!(output.code, 2, "{output}");
+    assert!(output.stderr.contains("`target` is none of build, check, outline, targets"), "{output}");
+}

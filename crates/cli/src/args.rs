@@ -182,6 +182,49 @@ pub(crate) struct DockerfileArgs {
     pub(crate) context: String,
 }
 
+/// What `--call` asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Call {
+    /// What.
+    pub(crate) what: Called,
+    /// As JSON.
+    pub(crate) json: bool,
+}
+
+/// The names are those of buildx.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Called {
+    Build,
+    Check,
+    Outline,
+    Targets,
+}
+
+impl std::str::FromStr for Call {
+    type Err = String;
+
+    /// `name[,format=text|json]`, as buildx reads it.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut parts = text.split(',');
+        let what = match parts.next().unwrap_or_default() {
+            "build" => Called::Build,
+            "check" | "lint" => Called::Check,
+            "outline" => Called::Outline,
+            "targets" => Called::Targets,
+            other => return Err(format!("`{other}` is none of build, check, outline, targets")),
+        };
+        let mut json = false;
+        for part in parts {
+            match part {
+                "format=json" => json = true,
+                "format=text" => json = false,
+                other => return Err(format!("`{other}` is neither format=text nor format=json")),
+            }
+        }
+        Ok(Self { what, json })
+    }
+}
+
 /// `wbuild check`.
 #[derive(Debug, Args)]
 pub(crate) struct CheckArgs {
@@ -246,9 +289,19 @@ pub(crate) struct BuildArgs {
     #[arg(long, value_name = "STAGE")]
     pub(crate) no_cache_filter: Vec<String>,
 
-    /// Check the Dockerfile and build nothing
-    #[arg(long)]
+    /// Check the Dockerfile and build nothing: `--call check`
+    #[arg(long, conflicts_with = "call")]
     pub(crate) check: bool,
+
+    /// Build, or only say something about the Dockerfile: its mistakes, what the target can be given, which targets
+    /// there are; `,format=json` for programs
+    #[arg(
+        long,
+        value_name = "build|check|outline|targets",
+        default_value = "build",
+        hide_default_value = true
+    )]
+    pub(crate) call: Call,
 
     /// Write the image id (the digest of its configuration) to a file
     #[arg(long, value_name = "FILE")]

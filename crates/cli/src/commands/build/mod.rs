@@ -1,5 +1,6 @@
 //! `wbuild build`: a Dockerfile, as `docker buildx build` would build it.
 
+mod call;
 mod contexts;
 mod failure;
 mod flags;
@@ -21,11 +22,12 @@ use wbuild_report::Diagnostic;
 use super::request::{any_platform, budget, build_args, jobs, labels, secrets, tags};
 use super::result::solve_and;
 use super::{Failure, Session, WriteError};
-use crate::args::{BuildArgs, CheckArgs, DockerfileArgs};
+use crate::args::{BuildArgs, Called, CheckArgs, DockerfileArgs};
 use crate::progress::{Clock, Progress, Terminal};
 use crate::render::render_diagnostics;
 
 use contexts::Contexts;
+use lint::Told;
 use outputs::{OutputError, Outputs};
 
 /// No chain of triggers asks for images more often than this.
@@ -59,8 +61,14 @@ pub(crate) fn run(args: &BuildArgs, session: &Session) -> Result<(), Failure> {
         images: &[],
         project: &opened.project,
     };
-    if args.check {
-        return lint::check(&dockerfile, input.settings, &opened, &engine, false);
+    match args.call.what {
+        Called::Build if !args.check => {}
+        Called::Build | Called::Check => {
+            let told = Told { own_rules: false, json: args.call.json };
+            return lint::check(&dockerfile, input.settings, &opened, &engine, told);
+        }
+        Called::Outline => return call::outline(&dockerfile, input.settings, args.call.json),
+        Called::Targets => return call::targets(&dockerfile, &input.settings, args.call.json),
     }
     let (build, images) = lower(&input, &engine).map_err(Failure::Diagnostics)?;
     let created = flags::created(args, session, &build.global, opened.date)?;
@@ -122,7 +130,13 @@ pub(crate) fn check(args: &CheckArgs, session: &Session) -> Result<(), Failure> 
     let mut engine = Engine::open(options, &session.variable)?;
     let opened = source::open(&args.dockerfile, &contexts, &mut engine, session)?;
     let Parsed { dockerfile, .. } = read(&opened.source)?;
-    lint::check(&dockerfile, settings(&args.dockerfile, platform, session)?, &opened, &engine, true)
+    lint::check(
+        &dockerfile,
+        settings(&args.dockerfile, platform, session)?,
+        &opened,
+        &engine,
+        Told { own_rules: true, json: false },
+    )
 }
 
 /// Reads a Dockerfile; what is wrong with it is said all at once.

@@ -6,6 +6,9 @@ mod root_only;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD as BASE64;
+use serde_json::{Value, json};
 use wbuild_context::IgnoreRules;
 use wbuild_dockerfile::Dockerfile;
 use wbuild_dockerfile::lint::{
@@ -87,14 +90,24 @@ pub(super) fn warnings(
     Ok(report.findings.iter().map(|finding| finding.diagnostic(&dockerfile.file)).collect())
 }
 
-/// Checks every stage and prints what was found, as `docker build --check` does. `own_rules` adds those of this project.
+/// How the rules are asked.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Told {
+    /// With those of this project.
+    pub(super) own_rules: bool,
+    /// As one JSON document, in the shape that buildx has.
+    pub(super) json: bool,
+}
+
+/// Checks every stage and prints what was found, as `docker build --check` does.
 pub(super) fn check(
     dockerfile: &Dockerfile,
     settings: Settings,
     opened: &Opened,
     engine: &Engine,
-    own_rules: bool,
+    told: Told,
 ) -> Result<(), Failure> {
+    let Told { own_rules, json } = told;
     let one = |error: Box<Diagnostic>| Failure::Diagnostics(vec![*error]);
     let global = Arc::new(GlobalScope::new(dockerfile, settings).map_err(one)?);
     let options = Lint::options(dockerfile, &global).map_err(one)?;
@@ -132,6 +145,13 @@ pub(super) fn check(
         1 => writeln!(text, "Check complete, 1 warning has been found!"),
         count => writeln!(text, "Check complete, {count} warnings have been found!"),
     };
+    if json {
+        let warnings: Vec<Value> =
+            findings.iter().map(|finding| document(&dockerfile.file, finding)).collect();
+        let sources =
+            [json!({ "filename": dockerfile.file.name, "data": BASE64.encode(&dockerfile.file.text) })];
+        text = format!("{:#}\n", json!({ "warnings": warnings, "sources": sources }));
+    }
     print(&text)?;
     let mut errors = report.errors;
     if let Some(failure) = options.failure(&findings) {
@@ -203,6 +223,19 @@ fn uses_packages(command: &str) -> bool {
     const TOOLS: [&str; 10] = ["turbo", "next", "pnpm", "pnpx", "npm", "npx", "yarn", "node", "tsc", "vite"];
     let mut words = command.split(|c: char| !c.is_ascii_alphanumeric() && c != '-' && c != '_');
     words.any(|word| TOOLS.contains(&word))
+}
+
+/// One finding as buildx writes it with `format=json`.
+fn document(file: &SourceFile, finding: &Finding) -> Value {
+    let (first, _) = file.position(finding.span.start);
+    let (last, _) = file.position(finding.span.end.saturating_sub(1).max(finding.span.start));
+    json!({
+        "ruleName": finding.rule.name,
+        "description": finding.rule.description,
+        "url": finding.rule.url(),
+        "detail": finding.detail,
+        "location": { "ranges": [{ "start": { "line": first }, "end": { "line": last } }] },
+    })
 }
 
 /// One finding, in the form that buildx prints and tools read.
