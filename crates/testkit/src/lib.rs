@@ -5,4 +5,4 @@
 
 mod http;
 
-pub use http::{Body, HttpServer, Reply, Seen, Stream};
+pub use http::{Body, HttpServer, Intake, Reply, Seen, Stream};

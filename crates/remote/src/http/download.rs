@@ -1,6 +1,6 @@
 use std::io;
 
-use reqwest::header::{self, HeaderMap};
+use reqwest::header;
 use reqwest::{Response, StatusCode};
 use sha2::{Digest as _, Sha256};
 use tokio::time::{Instant, timeout_at};
@@ -125,42 +125,12 @@ impl HttpClient {
             spliced: false,
         };
         self.persist(
-            &request.url,
+            request,
             watch,
             &mut transfer,
             |transfer| transfer.position,
             &async |transfer: &mut Transfer<'_>| self.try_download(request, expected, transfer).await,
         )
-    }
-
-    /// Reads a document of at most `limit` bytes into memory, with the headers of the answer.
-    ///
-    /// # Errors
-    /// As [`download`](Self::download).
-    pub fn read(
-        &self,
-        request: &Request,
-        limit: u64,
-        watch: &Watch<'_>,
-    ) -> Result<(HeaderMap, Vec<u8>), HttpError> {
-        let mut state = (HeaderMap::new(), Vec::new());
-        let attempt = async |state: &mut (HeaderMap, Vec<u8>)| {
-            let (headers, bytes) = state;
-            bytes.clear();
-            let (url, mut response) = self.exchange(request, &HeaderMap::new()).await?;
-            *headers = std::mem::take(response.headers_mut());
-            let too_large = || HttpError::TooLarge { url: url.to_string(), limit };
-            self.each_chunk(&url, &mut response, |chunk| {
-                if bytes.len() as u64 + chunk.len() as u64 > limit {
-                    return Err(too_large());
-                }
-                bytes.extend_from_slice(chunk);
-                Ok(())
-            })
-            .await
-        };
-        self.persist(&request.url, watch, &mut state, |_| 0, &attempt)?;
-        Ok(state)
     }
 
     async fn try_download(
@@ -196,7 +166,7 @@ impl HttpClient {
                 transfer.restart(&url)?;
                 let source = "the server answered with a part that was not asked for".into();
                 let error = HttpError::Network { url: url.to_string(), tries: 1, source };
-                return Err(Failure::Again { error, after: None });
+                return Err(Failure::Again(error));
             }
             _ => {
                 // Some servers have ETags and do not compare them.
@@ -224,7 +194,7 @@ impl HttpClient {
     }
 
     /// Gives the body to `take` piece by piece; fails when it stalls.
-    async fn each_chunk(
+    pub(crate) async fn each_chunk(
         &self,
         url: &HttpUrl,
         response: &mut Response,
@@ -243,10 +213,7 @@ impl HttpClient {
                 }
                 Ok(Ok(None)) => return Ok(()),
                 Ok(Err(error)) => return Err(self.failed(url, error)),
-                Err(_) => {
-                    let error = HttpError::Stalled { url: url.to_string(), seconds: stall.as_secs() };
-                    return Err(Failure::Again { error, after: None });
-                }
+                Err(_) => return Err(Failure::Again(self.stalled(url))),
             }
         }
     }
@@ -266,7 +233,7 @@ fn finished(transfer: &mut Transfer<'_>, expected: &Expected, url: &HttpUrl) -> 
     if transfer.total.is_some_and(|total| total != transfer.position) {
         let source = "the connection ended too early".into();
         let error = HttpError::Network { url: url.to_string(), tries: 1, source };
-        return Err(Failure::Again { error, after: None });
+        return Err(Failure::Again(error));
     }
     let found = Digest::from_bytes(transfer.hasher.clone().finalize().into());
     if let Some(expected) = expected.digest.filter(|expected| *expected != found) {
@@ -274,7 +241,7 @@ fn finished(transfer: &mut Transfer<'_>, expected: &Expected, url: &HttpUrl) -> 
         if transfer.spliced {
             // The parts may be those of two versions: once more, from the beginning.
             transfer.restart(url)?;
-            return Err(Failure::Again { error, after: None });
+            return Err(Failure::Again(error));
         }
         return Err(Failure::Final(error));
     }
