@@ -26,9 +26,11 @@ pub use git::{
 };
 pub use http::{
     Answer, Authorization, ClientIdentity, Download, Expected, HostTls, HttpClient, HttpError, HttpOptions,
-    HttpUrl, MIN_PROGRESS, Origin, Payload, Proxies, Received, Reply, Request, RetryPolicy, Sink, UrlError,
-    Validators,
+    HttpUrl, MIN_PROGRESS, Origin, Payload, Proxies, Received, Reply, Request, RetryPolicy, Sink, Transfer,
+    UrlError, Validators,
 };
+// The types of this crate's interface that are another one's.
+pub use reqwest::header::{HeaderMap, HeaderValue};
 pub use stop::Stop;
 pub use wait::{Clock, Waiting};
 pub use watch::{Retry, Watch};

@@ -88,6 +88,21 @@ impl Reply {
         self
     }
 
+    /// The body.
+    pub(crate) fn whole(&self) -> Body {
+        self.body.clone()
+    }
+
+    /// With another value of a header that it has.
+    pub(crate) fn replacing(mut self, name: &str, value: &str) -> Self {
+        for (known, old) in &mut self.headers {
+            if known == name {
+                value.clone_into(old);
+            }
+        }
+        self
+    }
+
     fn send(&self, seen: &Seen, stream: &mut dyn Stream) -> io::Result<()> {
         let mut head = format!("HTTP/1.1 {} Said\r\nConnection: close\r\n", self.status);
         for (name, value) in &self.headers {

@@ -1,3 +1,4 @@
+use std::fmt;
 use std::io;
 
 use reqwest::header;
@@ -70,8 +71,9 @@ pub enum Download {
     Received(Received),
 }
 
-/// A download under way, over all its tries.
-struct Transfer<'a> {
+/// A download under way, over all its tries, and over several requests when one must be asked in another way: with new
+/// credentials, of another server that has the same bytes.
+pub struct Transfer<'a> {
     sink: &'a mut dyn Sink,
     hasher: Sha256,
     position: u64,
@@ -82,7 +84,25 @@ struct Transfer<'a> {
     spliced: bool,
 }
 
-impl Transfer<'_> {
+impl fmt::Debug for Transfer<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Transfer").field("position", &self.position).finish_non_exhaustive()
+    }
+}
+
+impl<'a> Transfer<'a> {
+    /// Nothing has come yet.
+    pub fn new(sink: &'a mut dyn Sink) -> Self {
+        Self {
+            sink,
+            hasher: Sha256::new(),
+            position: 0,
+            validators: Validators::default(),
+            total: None,
+            spliced: false,
+        }
+    }
+
     fn restart(&mut self, url: &HttpUrl) -> Result<(), HttpError> {
         if self.position > 0 {
             self.sink.restart().map_err(|source| HttpError::Sink { url: url.to_string(), source })?;
@@ -116,18 +136,24 @@ impl HttpClient {
         sink: &mut dyn Sink,
         watch: &Watch<'_>,
     ) -> Result<Download, HttpError> {
-        let mut transfer = Transfer {
-            sink,
-            hasher: Sha256::new(),
-            position: 0,
-            validators: Validators::default(),
-            total: None,
-            spliced: false,
-        };
+        self.go_on(&mut Transfer::new(sink), request, expected, watch)
+    }
+
+    /// Goes on with a download that an earlier request began, or begins it.
+    ///
+    /// # Errors
+    /// As [`download`](Self::download); the transfer can be gone on with after any.
+    pub fn go_on(
+        &self,
+        transfer: &mut Transfer<'_>,
+        request: &Request,
+        expected: &Expected,
+        watch: &Watch<'_>,
+    ) -> Result<Download, HttpError> {
         self.persist(
             request,
             watch,
-            &mut transfer,
+            transfer,
             |transfer| transfer.position,
             &async |transfer: &mut Transfer<'_>| self.try_download(request, expected, transfer).await,
         )
@@ -238,12 +264,10 @@ fn finished(transfer: &mut Transfer<'_>, expected: &Expected, url: &HttpUrl) -> 
     let found = Digest::from_bytes(transfer.hasher.clone().finalize().into());
     if let Some(expected) = expected.digest.filter(|expected| *expected != found) {
         let error = HttpError::Digest { url: url.to_string(), expected, found };
-        if transfer.spliced {
-            // The parts may be those of two versions: once more, from the beginning.
-            transfer.restart(url)?;
-            return Err(Failure::Again(error));
-        }
-        return Err(Failure::Final(error));
+        // The parts may be those of two versions: once more, from the beginning.
+        let again = transfer.spliced;
+        transfer.restart(url)?;
+        return Err(if again { Failure::Again(error) } else { Failure::Final(error) });
     }
     let validators = transfer.validators.clone();
     Ok(Download::Received(Received { digest: found, size: transfer.position, validators }))

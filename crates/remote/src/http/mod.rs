@@ -14,7 +14,7 @@ mod url;
 
 pub use client::{HttpClient, HttpOptions};
 pub use connect::Proxies;
-pub use download::{Download, Expected, Received, Sink};
+pub use download::{Download, Expected, Received, Sink, Transfer};
 pub use error::{Answer, HttpError};
 pub use payload::Payload;
 pub use request::{Request, Validators};
