@@ -123,7 +123,7 @@ impl RegistryClient {
 
     /// Asks mirrors first, and the registry itself last. What a mirror cannot give, the next one is asked for; only what the
     /// last one says counts.
-    pub(crate) fn from_any<T>(
+    pub(crate) fn ask_in_turn<T>(
         &self,
         endpoints: &[Endpoint],
         watch: &Watch<'_>,

@@ -153,6 +153,15 @@ pub enum RegistryError {
         /// What is wrong.
         why: String,
     },
+    /// What is to be pushed cannot be had.
+    #[error("cannot get {what}")]
+    Source {
+        /// What.
+        what: String,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// Keeping or forgetting credentials.
     #[error(transparent)]
     Credentials(#[from] CredentialsError),

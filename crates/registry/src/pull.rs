@@ -54,7 +54,7 @@ impl RegistryClient {
         watch: &Watch<'_>,
     ) -> Result<FetchedManifest, RegistryError> {
         let endpoints = self.sources(&Repository::of(reference), reference.digest.is_some())?;
-        self.from_any(&endpoints, watch, |endpoint| self.manifest_at(endpoint, reference, watch))
+        self.ask_in_turn(&endpoints, watch, |endpoint| self.manifest_at(endpoint, reference, watch))
     }
 
     fn manifest_at(
@@ -122,8 +122,8 @@ impl RegistryClient {
         if let (Some(tag), None, false) = (&reference.tag, &reference.digest, endpoint.mirror) {
             match self.tags_at(endpoint, watch) {
                 Ok(tags) => {
-                    near =
-                        nearest(tag, tags.iter().map(String::as_str)).into_iter().map(str::to_owned).collect()
+                    let found = nearest(tag, tags.iter().map(String::as_str));
+                    near = found.into_iter().map(str::to_owned).collect();
                 }
                 Err(RegistryError::NoRepository { .. }) => return repository(),
                 // It was only for a hint.
@@ -244,7 +244,7 @@ impl RegistryClient {
         let mut counted = Counted { sink, size: 0 };
         let mut transfer = Transfer::new(&mut counted);
         let endpoints = self.sources(repository, true)?;
-        self.from_any(&endpoints, watch, |endpoint| {
+        self.ask_in_turn(&endpoints, watch, |endpoint| {
             let done = self.ask(
                 &Call::pull(endpoint),
                 watch,

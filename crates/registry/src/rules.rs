@@ -187,7 +187,12 @@ fn joined(location: &str, rest: &str) -> String {
 /// Whether a host is this machine: asked without encryption if it speaks none, as Docker does.
 pub(crate) fn is_loopback(host: &str) -> bool {
     let name = match host.rsplit_once(':') {
-        Some((name, port)) if !(name.contains(':') && !host.starts_with('[')) && port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        Some((name, port))
+            if (host.starts_with('[') || !name.contains(':'))
+                && port.bytes().all(|byte| byte.is_ascii_digit()) =>
+        {
+            name
+        }
         _ => host,
     };
     let name = name.trim_start_matches('[').trim_end_matches(']');

@@ -17,6 +17,7 @@ use crate::rules::Endpoint;
 /// How much is sent at once after an upload was cut where it could not be gone on with: what is through, stays.
 const CHUNK: u64 = 16 << 20;
 
+type Prepare = dyn Fn(&Watch<'_>) -> Result<(), RegistryError> + Send + Sync;
 type OpenAt = dyn Fn(u64) -> io::Result<Box<dyn Read + Send>> + Send + Sync;
 
 /// A blob that is to be in a repository.
@@ -25,6 +26,7 @@ pub struct Blob {
     /// Names it.
     pub descriptor: Descriptor,
     open: Arc<OpenAt>,
+    prepare: Option<Arc<Prepare>>,
     mount_from: Vec<Repository>,
 }
 
@@ -40,7 +42,7 @@ impl Blob {
         descriptor: Descriptor,
         open: impl Fn(u64) -> io::Result<Box<dyn Read + Send>> + Send + Sync + 'static,
     ) -> Self {
-        Self { descriptor, open: Arc::new(open), mount_from: Vec::new() }
+        Self { descriptor, open: Arc::new(open), prepare: None, mount_from: Vec::new() }
     }
 
     /// A blob that is a file.
@@ -66,6 +68,16 @@ impl Blob {
             reader.set_position(offset);
             Ok(Box::new(reader))
         })
+    }
+
+    /// Says how its bytes are had, if the registry turns out not to have them: fetched from elsewhere, made.
+    #[must_use]
+    pub fn prepared_by(
+        mut self,
+        prepare: impl Fn(&Watch<'_>) -> Result<(), RegistryError> + Send + Sync + 'static,
+    ) -> Self {
+        self.prepare = Some(Arc::new(prepare));
+        self
     }
 
     /// Says in which repositories it is already. Those of the same registry can lend it.
@@ -144,6 +156,9 @@ impl RegistryClient {
                 return Ok(Pushed::Mounted);
             }
         }
+        if let Some(prepare) = &blob.prepare {
+            prepare(watch)?;
+        }
         let subject = self.subject(&endpoint)?;
         let done = self.http.keep_trying(
             &subject,
@@ -188,9 +203,7 @@ impl RegistryClient {
                 let size = header(&reply, "content-length").and_then(|size| size.parse::<u64>().ok());
                 Ok(size.is_none_or(|size| size == descriptor.size))
             }
-            Err(RegistryError::Http(HttpError::Status { answer, .. })) if answer.status == 404 => {
-                Ok(false)
-            }
+            Err(RegistryError::Http(HttpError::Status { answer, .. })) if answer.status == 404 => Ok(false),
             Err(RegistryError::Http(error)) if once && error.may_pass() => Err(error.into()),
             Err(error) => {
                 Err(refused(error, endpoint, || format!("say whether it has {}", descriptor.digest)))

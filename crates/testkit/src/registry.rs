@@ -241,9 +241,9 @@ fn error(status: u16, code: &str) -> Reply {
 /// What is left of an answer when something goes wrong with it.
 fn spoilt(reply: Reply, fault: Option<&Fault>) -> Reply {
     let Body::Whole(mut bytes) = reply.whole() else { return reply };
-    let reply = match fault {
+    match fault {
         Some(Fault::WrongDigestHeader) => {
-            return reply.replacing("Docker-Content-Digest", &Digest::of(b"something else").to_string());
+            reply.replacing("Docker-Content-Digest", &Digest::of(b"something else").to_string())
         }
         Some(Fault::Cut(end)) => reply.body(Body::Cut(bytes.clone(), (*end).min(bytes.len()))),
         Some(Fault::Held(end)) => reply.body(Body::Held(bytes.clone(), (*end).min(bytes.len()))),
@@ -258,8 +258,7 @@ fn spoilt(reply: Reply, fault: Option<&Fault>) -> Reply {
             reply.body(Body::Whole(bytes))
         }
         _ => reply,
-    };
-    reply
+    }
 }
 
 fn query(seen: &Seen, name: &str) -> Option<String> {
