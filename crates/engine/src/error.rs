@@ -161,6 +161,9 @@ pub enum EngineError {
     /// The CA bundle.
     #[error(transparent)]
     Bundle(#[from] BundleError),
+    /// The rules for registries.
+    #[error(transparent)]
+    Rules(#[from] wbuild_registry::RulesError),
     /// An image that runs nothing.
     #[error("the image `{reference}` has neither ENTRYPOINT nor CMD")]
     NoCommand {

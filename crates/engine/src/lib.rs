@@ -8,6 +8,7 @@
 //! - `faces`: both faces of deltas, and whether they still are what they were.
 //! - `verify`: reading everything that is stored.
 //! - `remote`: files by HTTP and git repositories, as sources.
+//! - `registries`: a client for image registries.
 //! - `context_source`: what a person gives as a context, as a folder.
 //! - `outputs`: results as files in a folder, or as a tar of the root file system.
 //! - `export`: deltas to layers to an image.
@@ -34,6 +35,7 @@ mod inputs;
 mod native;
 mod outputs;
 mod plan;
+mod registries;
 mod remote;
 mod secrets;
 mod session;
@@ -57,6 +59,7 @@ pub use images::{ImageLocation, LocationError};
 pub use native::NativeError;
 pub use outputs::{Existing, FilesOutput, FilesWritten, OutputError};
 pub use plan::{OpenWorkspace, SpecChoice, find_workspace};
+pub use registries::registry_client;
 pub use remote::RemoteError;
 pub use secrets::{MAX_SECRET_BYTES, SecretError, Secrets};
 pub use session::{IsolationMode, Options, SolveOptions};

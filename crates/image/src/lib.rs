@@ -4,7 +4,7 @@
 //!   several platforms together. Pure: the same input gives the same bytes.
 //! - [`write_layout`] keeps a folder as an OCI image layout, [`write_archive`] writes one as a tar, for `docker load` too.
 //! - [`OciLayout`] reads base images from a layout, and believes nothing whose digest it has not checked.
-//!   [`unpack_archive`] makes a layout of an archive again.
+//!   [`find_image`] does the same for documents from anywhere else. [`unpack_archive`] makes a layout of an archive again.
 //!
 //! Guarantees: layers of a base image pass byte for byte. A layout can be read at every moment while it is written over,
 //! and holds afterwards what its index names and nothing else. No blob is given out before its size and digest were
@@ -15,6 +15,7 @@
 mod archive;
 mod assemble;
 mod export;
+mod find;
 mod layout;
 mod open;
 mod output_file;
@@ -26,8 +27,9 @@ pub use assemble::{
     AssembleError, Assembly, DocumentBlob, Image, LayerRef, Row, assemble, assemble_index, oci_layer_type,
 };
 pub use export::{BlobFiles, Export, ExportError};
+pub use find::{BaseImage, Documents, ImageError, find_image, read_document};
 pub use layout::{LayoutChanges, check_layout_folder, write_layout};
-pub use open::{BaseImage, LayoutError, OciLayout, Select};
+pub use open::{LayoutError, OciLayout, Select};
 pub use output_file::OutputFile;
 pub use unpack::{UnpackError, is_archive_name, unpack_archive};
 pub use verified::{BlobMismatch, VerifiedReader};

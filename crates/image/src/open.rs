@@ -3,18 +3,12 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
-use wbuild_oci::{
-    Descriptor, Digest, Document, DocumentError, ImageConfig, Index, MAX_DOCUMENT_BYTES, Manifest, Platform,
-    media,
-};
+use wbuild_oci::{Descriptor, Digest, Document, Index, MAX_DOCUMENT_BYTES, Platform};
 use wbuild_report::{Hint, nearest};
 
-use crate::assemble::LayerRef;
 use crate::export::{ANNOTATION_NAME, ANNOTATION_TAG, INDEX_FILE, LAYOUT_FILE};
+use crate::find::{BaseImage, Documents, ImageError, find_image};
 use crate::verified::VerifiedReader;
-
-/// Indexes can name indexes; deeper than this is a trap.
-const MAX_INDEX_DEPTH: usize = 8;
 
 /// Which image of a layout.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,19 +19,6 @@ pub enum Select {
     Digest(Digest),
     /// The only one there is.
     Only,
-}
-
-/// An image that can be built upon.
-#[derive(Clone, Debug)]
-pub struct BaseImage {
-    /// Names the manifest.
-    pub descriptor: Descriptor,
-    /// The manifest.
-    pub manifest: Manifest,
-    /// The config.
-    pub config: ImageConfig,
-    /// The layers, lowest first.
-    pub layers: Vec<LayerRef>,
 }
 
 /// Why an image could not be read from a layout.
@@ -60,52 +41,9 @@ pub enum LayoutError {
         #[source]
         source: io::Error,
     },
-    /// A manifest or index that is none.
-    #[error("`{}` is not usable", file.display())]
-    Document {
-        /// Which.
-        file: PathBuf,
-        /// Why.
-        #[source]
-        source: DocumentError,
-    },
-    /// A descriptor says something else about a document than the document itself (CVE-2021-41190).
-    #[error("{digest} is referred to as `{}`, but is {actual}", stated.escape_debug())]
-    MediaType {
-        /// Which.
-        digest: Digest,
-        /// The descriptor's media type.
-        stated: String,
-        /// What it is.
-        actual: &'static str,
-    },
-    /// A config that is none.
-    #[error("the image config {digest} is not usable")]
-    Config {
-        /// Which.
-        digest: Digest,
-        /// Why.
-        #[source]
-        source: serde_json::Error,
-    },
-    /// Something else than an image: a chart, a signature.
-    #[error("{digest} is no image: its config is `{}`", media_type.escape_debug())]
-    NoImage {
-        /// The manifest.
-        digest: Digest,
-        /// Its config's media type.
-        media_type: String,
-    },
-    /// Manifest and config disagree.
-    #[error("the image {digest} has {layers} layers, but its config lists {diff_ids}")]
-    Layers {
-        /// The manifest.
-        digest: Digest,
-        /// In the manifest.
-        layers: usize,
-        /// In the config.
-        diff_ids: usize,
-    },
+    /// Its documents.
+    #[error(transparent)]
+    Image(#[from] ImageError),
     /// No such tag.
     #[error("`{}` has no image with the tag `{}`", folder.display(), tag.escape_debug())]
     NoTag {
@@ -132,29 +70,6 @@ pub enum LayoutError {
         /// The layout.
         folder: PathBuf,
     },
-    /// Not for this platform.
-    #[error("the image {digest} has no manifest for {wanted}; it has {}", list(available))]
-    Platform {
-        /// The index.
-        digest: Digest,
-        /// What was asked for.
-        wanted: Box<Platform>,
-        /// What there is.
-        available: Vec<Platform>,
-    },
-    /// Indexes in indexes in indexes.
-    #[error("the index {digest} lies in more than {MAX_INDEX_DEPTH} others")]
-    TooDeep {
-        /// Which.
-        digest: Digest,
-    },
-}
-
-fn list(platforms: &[Platform]) -> String {
-    match platforms.is_empty() {
-        true => "none".to_owned(),
-        false => platforms.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
-    }
 }
 
 impl Hint for LayoutError {
@@ -201,7 +116,7 @@ impl OciLayout {
             Ok(Document::Manifest(_)) => {
                 Err(LayoutError::NoLayout { file, why: "it is a manifest".to_owned() })
             }
-            Err(source) => Err(LayoutError::Document { file, source }),
+            Err(source) => Err(ImageError::Document { place: file.display().to_string(), source }.into()),
         }
     }
 
@@ -224,7 +139,7 @@ impl OciLayout {
     /// unusable.
     pub fn image(&self, select: &Select, platform: &Platform) -> Result<BaseImage, LayoutError> {
         let entry = self.select(select, platform)?;
-        self.resolve(entry, platform, 0)
+        find_image(entry, platform, self)
     }
 
     /// Opens a blob of an image; it is verified while it is read.
@@ -271,97 +186,24 @@ impl OciLayout {
             (several, _) => Err(LayoutError::Ambiguous { folder, count: several.len(), tags: self.tags() }),
         }
     }
+}
 
-    fn resolve(
-        &self,
-        descriptor: Descriptor,
-        platform: &Platform,
-        depth: usize,
-    ) -> Result<BaseImage, LayoutError> {
-        if depth > MAX_INDEX_DEPTH {
-            return Err(LayoutError::TooDeep { digest: descriptor.digest });
-        }
-        let bytes = self.read_document(&descriptor)?;
-        let file = || self.blob_path(&descriptor.digest);
-        let document =
-            Document::parse(&bytes).map_err(|source| LayoutError::Document { file: file(), source })?;
-        let (kinds, actual) = match &document {
-            Document::Index(_) => ([media::INDEX, media::DOCKER_INDEX], "an index"),
-            Document::Manifest(_) => ([media::MANIFEST, media::DOCKER_MANIFEST], "a manifest"),
-        };
-        let stated = descriptor.media_type.as_str();
-        if !stated.is_empty() && !kinds.contains(&stated) {
-            return Err(LayoutError::MediaType {
-                digest: descriptor.digest,
-                stated: stated.to_owned(),
-                actual,
-            });
-        }
-        match document {
-            Document::Index(index) => {
-                let next = choose(&descriptor.digest, index, platform)?;
-                self.resolve(next, platform, depth + 1)
-            }
-            Document::Manifest(manifest) => self.load(descriptor, manifest),
-        }
-    }
+impl Documents for OciLayout {
+    type Error = LayoutError;
 
-    fn load(&self, descriptor: Descriptor, manifest: Manifest) -> Result<BaseImage, LayoutError> {
-        let digest = descriptor.digest;
-        let media_type = manifest.config.media_type.clone();
-        if ![media::CONFIG, media::DOCKER_CONFIG].contains(&media_type.as_str()) {
-            return Err(LayoutError::NoImage { digest, media_type });
-        }
-        let bytes = self.read_document(&manifest.config)?;
-        let config: ImageConfig = serde_json::from_slice(&bytes)
-            .map_err(|source| LayoutError::Config { digest: manifest.config.digest, source })?;
-        let diff_ids = &config.rootfs.diff_ids;
-        if diff_ids.len() != manifest.layers.len() {
-            let (layers, diff_ids) = (manifest.layers.len(), diff_ids.len());
-            return Err(LayoutError::Layers { digest, layers, diff_ids });
-        }
-        let layers = manifest
-            .layers
-            .iter()
-            .zip(diff_ids)
-            .map(|(descriptor, diff_id)| LayerRef { descriptor: descriptor.clone(), diff_id: *diff_id })
-            .collect();
-        Ok(BaseImage { descriptor, manifest, config, layers })
-    }
-
-    fn read_document(&self, descriptor: &Descriptor) -> Result<Vec<u8>, LayoutError> {
+    fn read(&self, descriptor: &Descriptor) -> Result<Vec<u8>, LayoutError> {
         let file = self.blob_path(&descriptor.digest);
-        if descriptor.size > MAX_DOCUMENT_BYTES {
-            let source = DocumentError::TooLarge { size: descriptor.size };
-            return Err(LayoutError::Document { file, source });
-        }
         self.open_blob(descriptor)?.into_bytes().map_err(|source| LayoutError::Read { file, source })
+    }
+
+    fn place(&self, digest: &Digest) -> String {
+        self.blob_path(digest).display().to_string()
     }
 }
 
 fn is_named(entry: &Descriptor, name: &str) -> bool {
     let is = |key| entry.annotations.get(key).is_some_and(|found| found == name);
     is(ANNOTATION_TAG) || is(ANNOTATION_NAME)
-}
-
-/// The manifest for a platform: the first that fits, as containerd does.
-fn choose(digest: &Digest, index: Index, wanted: &Platform) -> Result<Descriptor, LayoutError> {
-    // Attestations stand beside images, for the platform `unknown/unknown`.
-    let real = |entry: &Descriptor| !entry.annotations.contains_key("vnd.docker.reference.type");
-    let mut entries: Vec<Descriptor> = index.manifests.into_iter().filter(real).collect();
-    let fits =
-        |entry: &Descriptor| entry.platform.as_ref().is_some_and(|platform| platform.satisfies(wanted));
-    if let Some(at) = entries.iter().position(fits) {
-        return Ok(entries.swap_remove(at));
-    }
-    match &entries[..] {
-        // An index around one image that does not say what it is for.
-        [only] if only.platform.is_none() => Ok(only.clone()),
-        _ => {
-            let available = entries.into_iter().filter_map(|entry| entry.platform).collect();
-            Err(LayoutError::Platform { digest: *digest, wanted: Box::new(wanted.clone()), available })
-        }
-    }
 }
 
 /// Checks that a file is the mark of a layout of a known version.

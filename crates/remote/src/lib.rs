@@ -1,7 +1,8 @@
 //! What comes over the network, and nothing else: files by HTTP, and git repositories.
 //!
 //! - [`HttpClient`] downloads into a [`Sink`] or into memory: bounded, resumed where it was cut, revalidated by ETag or
-//!   Last-Modified, compared with a digest. Tries again what may go better the next time, and nothing else.
+//!   Last-Modified, compared with a digest. It sends a [`Payload`], which is opened anew for each try. Tries again what may
+//!   go better the next time, and nothing else.
 //! - [`Git`] asks the machine's `git` program what a branch or tag is, fetches one commit into a bare repository that
 //!   is kept, and checks it out.
 //!
@@ -24,9 +25,12 @@ pub use git::{
     Resolved,
 };
 pub use http::{
-    Answer, Authorization, Download, Expected, HttpClient, HttpError, HttpOptions, HttpUrl, MIN_PROGRESS,
-    Origin, Proxies, Received, Request, RetryPolicy, Sink, UrlError, Validators,
+    Answer, Authorization, ClientIdentity, Download, Expected, HostTls, HttpClient, HttpError, HttpOptions,
+    HttpUrl, MIN_PROGRESS, Origin, Payload, Proxies, Received, Reply, Request, RetryPolicy, Sink, Transfer,
+    UrlError, Validators,
 };
+// The types of this crate's interface that are another one's.
+pub use reqwest::header::{HeaderMap, HeaderValue};
 pub use stop::Stop;
 pub use wait::{Clock, Waiting};
 pub use watch::{Retry, Watch};

@@ -88,6 +88,21 @@ impl Reply {
         self
     }
 
+    /// The body.
+    pub(crate) fn whole(&self) -> Body {
+        self.body.clone()
+    }
+
+    /// With another value of a header that it has.
+    pub(crate) fn replacing(mut self, name: &str, value: &str) -> Self {
+        for (known, old) in &mut self.headers {
+            if known == name {
+                value.clone_into(old);
+            }
+        }
+        self
+    }
+
     fn send(&self, seen: &Seen, stream: &mut dyn Stream) -> io::Result<()> {
         let mut head = format!("HTTP/1.1 {} Said\r\nConnection: close\r\n", self.status);
         for (name, value) in &self.headers {
@@ -126,7 +141,22 @@ impl Reply {
     }
 }
 
+/// How much of what a client sends is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Intake {
+    /// All of it; then it is answered.
+    Whole,
+    /// So many bytes at most; the handler sees them, and the connection is closed without an answer.
+    Cut(usize),
+    /// So many bytes at most; the handler sees them, and nothing more happens until the client closes the connection.
+    Held(usize),
+}
+
+type Admit = dyn Fn(&Seen) -> Intake + Send + Sync;
 type Handler = dyn Fn(&Seen) -> Reply + Send + Sync;
+/// The first byte of a TLS connection.
+const TLS_HANDSHAKE: u8 = 22;
+
 type Accept = dyn Fn(TcpStream) -> io::Result<Box<dyn Stream>> + Send + Sync;
 
 /// A server on a port of its own; gone when it is dropped.
@@ -160,10 +190,23 @@ impl HttpServer {
         accept: impl Fn(TcpStream) -> io::Result<Box<dyn Stream>> + Send + Sync + 'static,
         handler: impl Fn(&Seen) -> Reply + Send + Sync + 'static,
     ) -> io::Result<Self> {
+        Self::start_admitting(accept, |_| Intake::Whole, handler)
+    }
+
+    /// The same, and `admit` says, knowing the head of a request, how much of its body is taken.
+    ///
+    /// # Errors
+    /// When no port can be had.
+    pub fn start_admitting(
+        accept: impl Fn(TcpStream) -> io::Result<Box<dyn Stream>> + Send + Sync + 'static,
+        admit: impl Fn(&Seen) -> Intake + Send + Sync + 'static,
+        handler: impl Fn(&Seen) -> Reply + Send + Sync + 'static,
+    ) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let address = listener.local_addr()?;
         let (seen, closing) = (Arc::new(Mutex::default()), Arc::new(AtomicBool::new(false)));
-        let (accept, handler): (Arc<Accept>, Arc<Handler>) = (Arc::new(accept), Arc::new(handler));
+        let (accept, admit): (Arc<Accept>, Arc<Admit>) = (Arc::new(accept), Arc::new(admit));
+        let handler: Arc<Handler> = Arc::new(handler);
         let (log, ending) = (Arc::clone(&seen), Arc::clone(&closing));
         let thread = thread::spawn(move || {
             for connection in listener.incoming() {
@@ -172,8 +215,11 @@ impl HttpServer {
                 }
                 let Ok(connection) = connection else { continue };
                 let (accept, handler, log) = (Arc::clone(&accept), Arc::clone(&handler), Arc::clone(&log));
+                let (admit, ending) = (Arc::clone(&admit), Arc::clone(&ending));
                 // Clients go away in the middle; that is their business.
-                thread::spawn(move || accept(connection).and_then(|stream| serve(stream, &*handler, &log)));
+                thread::spawn(move || {
+                    accept(connection).and_then(|stream| serve(stream, &*admit, &*handler, &log, &ending))
+                });
             }
         });
         Ok(Self { address, seen, closing, thread: Some(thread) })
@@ -206,8 +252,19 @@ impl Drop for HttpServer {
     }
 }
 
-fn serve(stream: Box<dyn Stream>, handler: &Handler, log: &Mutex<Vec<Seen>>) -> io::Result<()> {
+fn serve(
+    stream: Box<dyn Stream>,
+    admit: &Admit,
+    handler: &Handler,
+    log: &Mutex<Vec<Seen>>,
+    ending: &AtomicBool,
+) -> io::Result<()> {
     let mut reader = BufReader::new(stream);
+    if reader.fill_buf()?.first() == Some(&TLS_HANDSHAKE) {
+        // As Go's servers answer.
+        let text = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTPS request to an HTTP server.\n";
+        return reader.get_mut().write_all(text);
+    }
     let mut line = String::new();
     reader.read_line(&mut line)?;
     let mut words = line.split_whitespace().map(str::to_owned);
@@ -220,10 +277,25 @@ fn serve(stream: Box<dyn Stream>, handler: &Handler, log: &Mutex<Vec<Seen>>) -> 
         headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
     }
     let length = headers.get("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body)?;
-    let seen = Seen { method, path, headers, body };
+    let mut seen = Seen { method, path, headers, body: Vec::new() };
+    let intake = admit(&seen);
+    seen.body = match intake {
+        Intake::Whole => vec![0; length],
+        Intake::Cut(most) | Intake::Held(most) => vec![0; length.min(most)],
+    };
+    reader.read_exact(&mut seen.body)?;
     log.lock().unwrap_or_else(PoisonError::into_inner).push(seen.clone());
     let reply = handler(&seen);
+    match intake {
+        Intake::Whole => {}
+        Intake::Cut(_) => return Ok(()),
+        Intake::Held(_) => {
+            // Without taking anything that is on its way.
+            while !ending.load(Ordering::SeqCst) {
+                thread::park_timeout(std::time::Duration::from_millis(10));
+            }
+            return Ok(());
+        }
+    }
     reply.send(&seen, &mut **reader.get_mut())
 }

@@ -2,7 +2,10 @@
 //!
 //! - [`HttpServer`] answers on a loopback port as a test's function says, and can misbehave: cut answers off, hold them
 //!   back, lie about lengths. It remembers what it was asked.
+//! - [`FakeRegistry`] is an image registry on top of it, whose answers go wrong as a test [plans](FakeRegistry::plan).
 
 mod http;
+mod registry;
 
-pub use http::{Body, HttpServer, Reply, Seen, Stream};
+pub use http::{Body, HttpServer, Intake, Reply, Seen, Stream};
+pub use registry::{Door, FakeRegistry, Fault};

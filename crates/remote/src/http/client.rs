@@ -1,16 +1,20 @@
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::io;
-use std::sync::{Arc, OnceLock};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
-use reqwest::{Client, Response, StatusCode};
+use reqwest::{Client, Method, Response, StatusCode};
 use tokio::time::timeout;
 
 use super::connect::{self, Proxies};
 use super::error::{Answer, HttpError};
+use super::payload::{Flow, Payload};
 use super::request::Request;
-use super::retry::{RetryPolicy, Tries, describe_chain, retry_after};
+use super::retry::{MIN_PROGRESS, RetryPolicy, Tries, describe_chain};
+use super::tls::HostTls;
 use super::url::HttpUrl;
 use crate::runtime::runtime;
 use crate::wait::{Clock, Waiting};
@@ -30,6 +34,8 @@ const ERROR_BODY_TIME: Duration = Duration::from_secs(10);
 pub struct HttpOptions {
     /// The certificate authorities to trust, in PEM; none at all are trusted besides.
     pub roots: Vec<u8>,
+    /// Other rules for some hosts, by host or `host:port` as [`Origin::host`](super::Origin::host) says it.
+    pub hosts: BTreeMap<String, HostTls>,
     /// Through which proxies.
     pub proxies: Proxies,
     /// How often what is tried.
@@ -42,6 +48,7 @@ impl Default for HttpOptions {
     fn default() -> Self {
         Self {
             roots: Vec::new(),
+            hosts: BTreeMap::new(),
             proxies: Proxies::default(),
             retry: RetryPolicy::default(),
             waiting: Arc::new(Clock),
@@ -53,7 +60,8 @@ impl Default for HttpOptions {
 #[derive(Debug)]
 pub struct HttpClient {
     pub(crate) options: HttpOptions,
-    client: OnceLock<Client>,
+    /// By the name in `hosts`; `None` for all others.
+    clients: Mutex<BTreeMap<Option<String>, Client>>,
 }
 
 /// Why a try failed.
@@ -61,8 +69,8 @@ pub struct HttpClient {
 pub(crate) enum Failure {
     /// It would fail again.
     Final(HttpError),
-    /// It may go better the next time, not before `after` if the server said so.
-    Again { error: HttpError, after: Option<Duration> },
+    /// It may go better the next time.
+    Again(HttpError),
 }
 
 impl From<HttpError> for Failure {
@@ -74,29 +82,33 @@ impl From<HttpError> for Failure {
 impl HttpClient {
     /// A client.
     pub const fn new(options: HttpOptions) -> Self {
-        Self { options, client: OnceLock::new() }
+        Self { options, clients: Mutex::new(BTreeMap::new()) }
     }
 
-    fn client(&self) -> Result<&Client, HttpError> {
-        if let Some(client) = self.client.get() {
-            return Ok(client);
+    /// Connections are shared among those of one trust.
+    fn client(&self, url: &HttpUrl) -> Result<Client, HttpError> {
+        let host = Some(url.origin().host()).filter(|host| self.options.hosts.contains_key(host));
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = clients.get(&host) {
+            return Ok(client.clone());
         }
-        let client = connect::client(&self.options)?;
-        Ok(self.client.get_or_init(|| client))
+        let tls = host.as_ref().and_then(|host| self.options.hosts.get(host));
+        let client = connect::client(&self.options, tls)?;
+        clients.insert(host, client.clone());
+        Ok(client)
     }
 
     /// Calls `attempt` until it succeeds, fails for good, or has failed too often. It is told nothing; `position` says how
     /// far it has come.
     pub(crate) fn persist<S, T>(
         &self,
-        url: &HttpUrl,
+        request: &Request,
         watch: &Watch<'_>,
         state: &mut S,
         position: impl Fn(&S) -> u64,
         attempt: &impl AsyncFn(&mut S) -> Result<T, Failure>,
     ) -> Result<T, HttpError> {
-        let mut tries = Tries::new(self.options.retry);
-        loop {
+        self.repeat(&request.url, watch, state, position, |state| {
             let result = runtime().block_on(async {
                 tokio::select! {
                     biased;
@@ -104,12 +116,55 @@ impl HttpClient {
                     result = attempt(state) => result,
                 }
             });
-            let (error, after) = match result {
+            match result {
+                Err(Failure::Again(error)) if request.once => Err(Failure::Final(error)),
+                other => other,
+            }
+        })
+    }
+
+    /// Calls `attempt`, which may send several requests (each [once](Request::once)), until it succeeds, fails with what
+    /// [will not pass](HttpError::may_pass), or has failed too often without progress: `position` says how many bytes it has
+    /// come. For what must be looked at before it is sent again: an upload that goes on where it was cut.
+    ///
+    /// # Errors
+    /// That of the last try.
+    pub fn keep_trying<S, T>(
+        &self,
+        url: &HttpUrl,
+        watch: &Watch<'_>,
+        state: &mut S,
+        position: impl Fn(&S) -> u64,
+        attempt: impl Fn(&mut S) -> Result<T, HttpError>,
+    ) -> Result<T, HttpError> {
+        self.repeat(url, watch, state, position, |state| {
+            attempt(state).map_err(|error| match error.may_pass() {
+                true => Failure::Again(error),
+                false => Failure::Final(error),
+            })
+        })
+    }
+
+    fn repeat<S, T>(
+        &self,
+        url: &HttpUrl,
+        watch: &Watch<'_>,
+        state: &mut S,
+        position: impl Fn(&S) -> u64,
+        attempt: impl Fn(&mut S) -> Result<T, Failure>,
+    ) -> Result<T, HttpError> {
+        let mut tries = Tries::new(self.options.retry);
+        loop {
+            if watch.stop.is_stopped() {
+                return Err(HttpError::Stopped);
+            }
+            let error = match attempt(state) {
                 Ok(value) => return Ok(value),
                 Err(Failure::Final(error)) => return Err(error),
-                Err(Failure::Again { error, after }) => (error, after),
+                Err(Failure::Again(error)) => error,
             };
-            let wait = tries.failed_at(position(state), after, self.options.waiting.jitter());
+            let asked = error.retry_after();
+            let wait = tries.failed_at(position(state), asked, self.options.waiting.jitter());
             let Some(wait) = wait else {
                 return Err(match error {
                     HttpError::Network { url, source, .. } => {
@@ -136,7 +191,7 @@ impl HttpClient {
     ) -> Result<(HttpUrl, Response), Failure> {
         let mut url = request.url.clone();
         for _ in 0..=MAX_REDIRECTS {
-            let response = self.send(request, &url, extra).await?;
+            let response = self.ask(request, &url, extra).await?;
             let status = response.status();
             if status.is_success() || status == StatusCode::NOT_MODIFIED {
                 return Ok((url, response));
@@ -145,21 +200,19 @@ impl HttpClient {
                 return Ok((url, response));
             }
             if matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308) {
-                url = redirected(&url, &response)?;
+                let next = redirected(&url, &response)?;
+                may_follow(request, status, &url, &next)?;
+                url = next;
                 continue;
             }
-            let after = retry_after(response.headers());
             let error = HttpError::Status { url: url.to_string(), answer: Box::new(answer(response).await) };
-            return Err(match status.as_u16() {
-                408 | 429 | 500..=599 => Failure::Again { error, after },
-                _ => Failure::Final(error),
-            });
+            return Err(if error.may_pass() { Failure::Again(error) } else { Failure::Final(error) });
         }
         let why = format!("more than {MAX_REDIRECTS} redirects");
         Err(HttpError::Redirect { url: request.url.to_string(), why }.into())
     }
 
-    async fn send(&self, request: &Request, url: &HttpUrl, extra: &HeaderMap) -> Result<Response, Failure> {
+    async fn ask(&self, request: &Request, url: &HttpUrl, extra: &HeaderMap) -> Result<Response, Failure> {
         let mut headers = request.headers.clone();
         headers.extend(extra.clone());
         // What comes is what is hashed and kept: nothing may be compressed on the way.
@@ -170,17 +223,47 @@ impl HttpClient {
         if let Some(value) = authorization.and_then(|authorization| authorization.for_url(url)) {
             headers.insert(header::AUTHORIZATION, value.clone());
         }
-        let client = self.client().map_err(Failure::Final)?;
-        let sent = client.request(request.method.clone(), url.url().clone()).headers(headers).send();
+        let client = self.client(url).map_err(Failure::Final)?;
+        let mut builder = client.request(request.method.clone(), url.url().clone()).headers(headers);
+        let mut flow = None;
+        if let Some(payload) = &request.payload {
+            if payload.size() == 0 {
+                // Some servers insist on it (411), and it is not said of itself.
+                builder = builder.header(header::CONTENT_LENGTH, 0);
+            }
+            let (body, sent) = payload.body();
+            builder = builder.body(body);
+            flow = Some(sent);
+        }
         let stall = self.options.retry.stall;
-        match timeout(stall, sent).await {
-            Ok(Ok(response)) => Ok(response),
-            Ok(Err(error)) => Err(self.failed(url, error)),
-            Err(_) => {
-                let error = HttpError::Stalled { url: url.to_string(), seconds: stall.as_secs() };
-                Err(Failure::Again { error, after: None })
+        let mut sending = pin!(builder.send());
+        let mut before = 0;
+        loop {
+            match timeout(stall, &mut sending).await {
+                Ok(Ok(response)) => return Ok(response),
+                Ok(Err(error)) => {
+                    if let Some(source) = flow.as_deref().and_then(Flow::failure) {
+                        return Err(HttpError::Payload { url: url.to_string(), source }.into());
+                    }
+                    return Err(self.failed(url, error));
+                }
+                Err(_) => {
+                    let (now, all) = (
+                        flow.as_deref().map_or(0, Flow::sent),
+                        request.payload.as_ref().map_or(0, Payload::size),
+                    );
+                    // The rest may be small; after it, the answer has as long as any.
+                    if now < before + MIN_PROGRESS && !(now == all && now > before) {
+                        return Err(Failure::Again(self.stalled(url)));
+                    }
+                    before = now;
+                }
             }
         }
+    }
+
+    pub(crate) fn stalled(&self, url: &HttpUrl) -> HttpError {
+        HttpError::Stalled { url: url.to_string(), seconds: self.options.retry.stall.as_secs() }
     }
 
     /// Files a failure of the connection.
@@ -190,10 +273,33 @@ impl HttpClient {
         if is_about_trust(&error) {
             return Failure::Final(HttpError::Trust { url, source: Box::new(error) });
         }
-        let hopeless = error.is_builder() || (error.is_dns() && !is_passing(&error));
-        let error = HttpError::Network { url, tries: 1, source: Box::new(error) };
-        if hopeless { Failure::Final(error) } else { Failure::Again { error, after: None } }
+        if speaks_no_tls(&error) {
+            return Failure::Final(HttpError::NoTls { url });
+        }
+        if error.is_builder() {
+            return Failure::Final(HttpError::Setup { why: describe_chain(&error) });
+        }
+        if error.is_dns() && !is_passing(&error) {
+            return Failure::Final(HttpError::NoHost { url, source: Box::new(error) });
+        }
+        Failure::Again(HttpError::Network { url, tries: 1, source: Box::new(error) })
     }
+}
+
+/// Whether a request may go where a redirect leads. What changes something must be asked for as it was (307, 308), and
+/// secrets stay with their host.
+fn may_follow(request: &Request, status: StatusCode, from: &HttpUrl, to: &HttpUrl) -> Result<(), HttpError> {
+    let refused = |why: String| Err(HttpError::Redirect { url: from.to_string(), why });
+    if matches!(request.method, Method::GET | Method::HEAD) {
+        return Ok(());
+    }
+    if !matches!(status.as_u16(), 307 | 308) {
+        return refused(format!("the answer {} to {} would not repeat it", status.as_u16(), request.method));
+    }
+    if request.payload.as_ref().is_some_and(Payload::is_secret) && from.origin() != to.origin() {
+        return refused("it would send secrets to another host".to_owned());
+    }
+    Ok(())
 }
 
 fn redirected(from: &HttpUrl, response: &Response) -> Result<HttpUrl, HttpError> {
@@ -221,18 +327,30 @@ async fn answer(mut response: Response) -> Answer {
     Answer { status, headers, body }
 }
 
-/// Whether TLS is at the bottom of an error.
+/// Whether it is about certificates or ciphers.
 fn is_about_trust(error: &(dyn Error + 'static)) -> bool {
+    // Others can be a connection that was cut in the handshake.
+    matches!(
+        tls_error(error),
+        Some(
+            rustls::Error::InvalidCertificate(_)
+                | rustls::Error::NoCertificatesPresented
+                | rustls::Error::PeerIncompatible(_)
+        )
+    )
+}
+
+/// Whether the first bytes were those of another protocol.
+fn speaks_no_tls(error: &(dyn Error + 'static)) -> bool {
+    matches!(tls_error(error), Some(rustls::Error::InvalidMessage(_)))
+}
+
+/// What TLS says, at the bottom of an error.
+fn tls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(tls) = error.downcast_ref::<rustls::Error>() {
-            // Others can be a connection that was cut in the handshake.
-            return matches!(
-                tls,
-                rustls::Error::InvalidCertificate(_)
-                    | rustls::Error::NoCertificatesPresented
-                    | rustls::Error::PeerIncompatible(_)
-            );
+            return Some(tls);
         }
         // What an I/O error wraps is not its source, but the source's.
         let inside = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
@@ -241,7 +359,7 @@ fn is_about_trust(error: &(dyn Error + 'static)) -> bool {
             None => error.source(),
         };
     }
-    false
+    None
 }
 
 /// Whether a name may be found the next time. The resolver's code is only in its text.

@@ -3,12 +3,10 @@ use std::sync::Arc;
 
 use reqwest::{Client, NoProxy, Proxy};
 use rustls::crypto::ring;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
-use rustls::{ClientConfig, RootCertStore};
 
 use super::client::HttpOptions;
 use super::error::HttpError;
+use super::tls::{self, HostTls};
 
 /// Never asked of a proxy, which would mean another machine by it.
 const LOOPBACK: &str = "localhost,127.0.0.0/8,::1";
@@ -77,18 +75,10 @@ impl fmt::Debug for Proxies {
     }
 }
 
-/// Makes the client. Redirects are followed elsewhere, with care for credentials.
-pub(crate) fn client(options: &HttpOptions) -> Result<Client, HttpError> {
+/// Makes the client for hosts of one trust. Redirects are followed elsewhere, with care for credentials.
+pub(crate) fn client(options: &HttpOptions, host: Option<&HostTls>) -> Result<Client, HttpError> {
     let setup = |why: String| HttpError::Setup { why };
-    let mut roots = RootCertStore::empty();
-    // What cannot be read of a bundle is trusted less, not more.
-    let certificates = CertificateDer::pem_slice_iter(&options.roots).flatten();
-    roots.add_parsable_certificates(certificates);
-    let tls = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| setup(error.to_string()))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+    let tls = tls::config(Arc::new(ring::default_provider()), &options.roots, host)?;
     let mut builder = Client::builder()
         .tls_backend_preconfigured(tls)
         .redirect(reqwest::redirect::Policy::none())

@@ -1,6 +1,7 @@
+use std::fmt;
 use std::io;
 
-use reqwest::header::{self, HeaderMap};
+use reqwest::header;
 use reqwest::{Response, StatusCode};
 use sha2::{Digest as _, Sha256};
 use tokio::time::{Instant, timeout_at};
@@ -70,8 +71,9 @@ pub enum Download {
     Received(Received),
 }
 
-/// A download under way, over all its tries.
-struct Transfer<'a> {
+/// A download under way, over all its tries, and over several requests when one must be asked in another way: with new
+/// credentials, of another server that has the same bytes.
+pub struct Transfer<'a> {
     sink: &'a mut dyn Sink,
     hasher: Sha256,
     position: u64,
@@ -82,7 +84,25 @@ struct Transfer<'a> {
     spliced: bool,
 }
 
-impl Transfer<'_> {
+impl fmt::Debug for Transfer<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Transfer").field("position", &self.position).finish_non_exhaustive()
+    }
+}
+
+impl<'a> Transfer<'a> {
+    /// Nothing has come yet.
+    pub fn new(sink: &'a mut dyn Sink) -> Self {
+        Self {
+            sink,
+            hasher: Sha256::new(),
+            position: 0,
+            validators: Validators::default(),
+            total: None,
+            spliced: false,
+        }
+    }
+
     fn restart(&mut self, url: &HttpUrl) -> Result<(), HttpError> {
         if self.position > 0 {
             self.sink.restart().map_err(|source| HttpError::Sink { url: url.to_string(), source })?;
@@ -116,51 +136,27 @@ impl HttpClient {
         sink: &mut dyn Sink,
         watch: &Watch<'_>,
     ) -> Result<Download, HttpError> {
-        let mut transfer = Transfer {
-            sink,
-            hasher: Sha256::new(),
-            position: 0,
-            validators: Validators::default(),
-            total: None,
-            spliced: false,
-        };
+        self.go_on(&mut Transfer::new(sink), request, expected, watch)
+    }
+
+    /// Goes on with a download that an earlier request began, or begins it.
+    ///
+    /// # Errors
+    /// As [`download`](Self::download); the transfer can be gone on with after any.
+    pub fn go_on(
+        &self,
+        transfer: &mut Transfer<'_>,
+        request: &Request,
+        expected: &Expected,
+        watch: &Watch<'_>,
+    ) -> Result<Download, HttpError> {
         self.persist(
-            &request.url,
+            request,
             watch,
-            &mut transfer,
+            transfer,
             |transfer| transfer.position,
             &async |transfer: &mut Transfer<'_>| self.try_download(request, expected, transfer).await,
         )
-    }
-
-    /// Reads a document of at most `limit` bytes into memory, with the headers of the answer.
-    ///
-    /// # Errors
-    /// As [`download`](Self::download).
-    pub fn read(
-        &self,
-        request: &Request,
-        limit: u64,
-        watch: &Watch<'_>,
-    ) -> Result<(HeaderMap, Vec<u8>), HttpError> {
-        let mut state = (HeaderMap::new(), Vec::new());
-        let attempt = async |state: &mut (HeaderMap, Vec<u8>)| {
-            let (headers, bytes) = state;
-            bytes.clear();
-            let (url, mut response) = self.exchange(request, &HeaderMap::new()).await?;
-            *headers = std::mem::take(response.headers_mut());
-            let too_large = || HttpError::TooLarge { url: url.to_string(), limit };
-            self.each_chunk(&url, &mut response, |chunk| {
-                if bytes.len() as u64 + chunk.len() as u64 > limit {
-                    return Err(too_large());
-                }
-                bytes.extend_from_slice(chunk);
-                Ok(())
-            })
-            .await
-        };
-        self.persist(&request.url, watch, &mut state, |_| 0, &attempt)?;
-        Ok(state)
     }
 
     async fn try_download(
@@ -196,7 +192,7 @@ impl HttpClient {
                 transfer.restart(&url)?;
                 let source = "the server answered with a part that was not asked for".into();
                 let error = HttpError::Network { url: url.to_string(), tries: 1, source };
-                return Err(Failure::Again { error, after: None });
+                return Err(Failure::Again(error));
             }
             _ => {
                 // Some servers have ETags and do not compare them.
@@ -224,7 +220,7 @@ impl HttpClient {
     }
 
     /// Gives the body to `take` piece by piece; fails when it stalls.
-    async fn each_chunk(
+    pub(crate) async fn each_chunk(
         &self,
         url: &HttpUrl,
         response: &mut Response,
@@ -243,10 +239,7 @@ impl HttpClient {
                 }
                 Ok(Ok(None)) => return Ok(()),
                 Ok(Err(error)) => return Err(self.failed(url, error)),
-                Err(_) => {
-                    let error = HttpError::Stalled { url: url.to_string(), seconds: stall.as_secs() };
-                    return Err(Failure::Again { error, after: None });
-                }
+                Err(_) => return Err(Failure::Again(self.stalled(url))),
             }
         }
     }
@@ -266,17 +259,15 @@ fn finished(transfer: &mut Transfer<'_>, expected: &Expected, url: &HttpUrl) -> 
     if transfer.total.is_some_and(|total| total != transfer.position) {
         let source = "the connection ended too early".into();
         let error = HttpError::Network { url: url.to_string(), tries: 1, source };
-        return Err(Failure::Again { error, after: None });
+        return Err(Failure::Again(error));
     }
     let found = Digest::from_bytes(transfer.hasher.clone().finalize().into());
     if let Some(expected) = expected.digest.filter(|expected| *expected != found) {
         let error = HttpError::Digest { url: url.to_string(), expected, found };
-        if transfer.spliced {
-            // The parts may be those of two versions: once more, from the beginning.
-            transfer.restart(url)?;
-            return Err(Failure::Again { error, after: None });
-        }
-        return Err(Failure::Final(error));
+        // The parts may be those of two versions: once more, from the beginning.
+        let again = transfer.spliced;
+        transfer.restart(url)?;
+        return Err(if again { Failure::Again(error) } else { Failure::Final(error) });
     }
     let validators = transfer.validators.clone();
     Ok(Download::Received(Received { digest: found, size: transfer.position, validators }))

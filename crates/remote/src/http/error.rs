@@ -1,10 +1,12 @@
 use std::error::Error;
 use std::io;
+use std::time::Duration;
 
 use reqwest::header::HeaderMap;
 use wbuild_oci::Digest;
 use wbuild_report::Hint;
 
+use super::retry::{is_passing_status, retry_after};
 use super::url::UrlError;
 
 /// What a server answered when it did not give what was asked for.
@@ -30,7 +32,7 @@ pub enum HttpError {
         answer: Box<Answer>,
     },
     /// No answer, or one that broke off.
-    #[error("cannot fetch `{url}` ({tries} tries)")]
+    #[error("the connection for `{url}` failed ({tries} tries)")]
     Network {
         /// Which.
         url: String,
@@ -40,8 +42,17 @@ pub enum HttpError {
         #[source]
         source: Box<dyn Error + Send + Sync>,
     },
-    /// The answer came too slowly.
-    #[error("`{url}` sent less than 64 KiB in {seconds} seconds")]
+    /// There is no such host.
+    #[error("there is no host for `{url}`")]
+    NoHost {
+        /// Which.
+        url: String,
+        /// What the resolver says.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// The answer came too slowly, or what is sent was taken too slowly.
+    #[error("`{url}` sent or took less than 64 KiB in {seconds} seconds")]
     Stalled {
         /// Which.
         url: String,
@@ -56,6 +67,12 @@ pub enum HttpError {
         /// Why.
         #[source]
         source: Box<dyn Error + Send + Sync>,
+    },
+    /// The server does not speak TLS.
+    #[error("`{url}` is no https: the server does not speak TLS")]
+    NoTls {
+        /// Which.
+        url: String,
     },
     /// A redirect that is not followed.
     #[error("`{url}` redirects to where nothing is fetched from: {why}")]
@@ -92,6 +109,15 @@ pub enum HttpError {
         #[source]
         source: io::Error,
     },
+    /// What is to be sent cannot be read.
+    #[error("cannot read what is to be sent to `{url}`")]
+    Payload {
+        /// Whereto.
+        url: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// The URL.
     #[error(transparent)]
     Url(#[from] UrlError),
@@ -114,6 +140,23 @@ impl HttpError {
             _ => None,
         }
     }
+
+    /// Whether it may go better the next time.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Status { answer, .. } => is_passing_status(answer.status),
+            Self::Network { .. } | Self::Stalled { .. } => true,
+            _ => false,
+        }
+    }
+
+    /// How long the server wants to be left alone.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Status { answer, .. } => retry_after(&answer.headers),
+            _ => None,
+        }
+    }
 }
 
 fn status_text(status: u16) -> String {
@@ -130,7 +173,7 @@ impl Hint for HttpError {
                 "if this network has a certificate authority of its own, name a bundle that contains it with SSL_CERT_FILE"
                     .to_owned(),
             ],
-            Self::Network { .. } => vec![
+            Self::Network { .. } | Self::NoHost { .. } => vec![
                 "check the network; proxies are taken from HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY".to_owned(),
             ],
             Self::Status { answer, .. } if matches!(answer.status, 401 | 403) => {

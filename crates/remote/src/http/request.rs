@@ -1,6 +1,7 @@
 use reqwest::Method;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 
+use super::payload::Payload;
 use super::url::{Authorization, HttpUrl};
 
 /// What a server said about a version of a file, to ask later whether it is still the one.
@@ -54,6 +55,8 @@ pub struct Request {
     pub(crate) headers: HeaderMap,
     pub(crate) authorization: Option<Authorization>,
     pub(crate) known: Validators,
+    pub(crate) payload: Option<Payload>,
+    pub(crate) once: bool,
 }
 
 impl Request {
@@ -67,9 +70,32 @@ impl Request {
         Self::new(Method::HEAD, url)
     }
 
+    /// Puts `payload` at `url`.
+    pub fn put(url: HttpUrl, payload: Payload) -> Self {
+        Self { payload: Some(payload), ..Self::new(Method::PUT, url) }
+    }
+
+    /// Gives `payload` to what is at `url`.
+    pub fn post(url: HttpUrl, payload: Payload) -> Self {
+        Self { payload: Some(payload), ..Self::new(Method::POST, url) }
+    }
+
+    /// Changes what is at `url` by `payload`.
+    pub fn patch(url: HttpUrl, payload: Payload) -> Self {
+        Self { payload: Some(payload), ..Self::new(Method::PATCH, url) }
+    }
+
     fn new(method: Method, url: HttpUrl) -> Self {
         let authorization = url.authorization().cloned();
-        Self { method, url, headers: HeaderMap::new(), authorization, known: Validators::default() }
+        Self {
+            method,
+            url,
+            headers: HeaderMap::new(),
+            authorization,
+            known: Validators::default(),
+            payload: None,
+            once: false,
+        }
     }
 
     /// Where it goes first.
@@ -88,6 +114,14 @@ impl Request {
     #[must_use]
     pub fn with_authorization(mut self, authorization: Option<Authorization>) -> Self {
         self.authorization = self.authorization.or(authorization);
+        self
+    }
+
+    /// Tried once: for what must not simply be sent again. [`HttpClient::keep_trying`](super::HttpClient::keep_trying) is
+    /// for such.
+    #[must_use]
+    pub const fn once(mut self) -> Self {
+        self.once = true;
         self
     }
 

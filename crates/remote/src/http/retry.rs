@@ -74,6 +74,11 @@ impl Tries {
     }
 }
 
+/// Whether an answer with this status may be another one the next time.
+pub(crate) const fn is_passing_status(status: u16) -> bool {
+    matches!(status, 408 | 429 | 500..=599)
+}
+
 /// `Retry-After`: seconds, or a date, which counts from the server's own `Date`.
 pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get("retry-after")?.to_str().ok()?.trim();

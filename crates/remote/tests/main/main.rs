@@ -8,6 +8,7 @@
 mod git;
 mod http;
 mod tls;
+mod upload;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -1,0 +1,321 @@
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use wbuild_image::ImageError;
+use wbuild_oci::{Digest, Reference};
+use wbuild_remote::{Answer, HttpError};
+use wbuild_report::Hint;
+
+use crate::credentials::CredentialsError;
+use crate::rules::is_loopback;
+
+/// As much of what a registry says as is shown.
+const MAX_MESSAGE: usize = 300;
+
+/// Why a registry did not give or take something.
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryError {
+    /// The connection, or an answer that no retry helped against.
+    #[error(transparent)]
+    Http(#[from] HttpError),
+    /// 401 or 403.
+    #[error("`{registry}` does not let us {action} `{name}`: {said}")]
+    Denied {
+        /// Which registry, as the person names it.
+        registry: String,
+        /// `pull`, `push to` …
+        action: &'static str,
+        /// The repository.
+        name: String,
+        /// The status, and what the registry says.
+        said: String,
+        /// Whose credentials were shown, if any were.
+        shown: Option<String>,
+        /// Where credentials were looked for.
+        looked_at: Vec<String>,
+    },
+    /// Any other answer that says no.
+    #[error("`{registry}` refused to {doing}: {said}")]
+    Refused {
+        /// Which registry.
+        registry: String,
+        /// What it was asked to do.
+        doing: String,
+        /// The status.
+        status: u16,
+        /// The status, and what the registry says.
+        said: String,
+    },
+    /// There is no such tag or digest.
+    #[error("`{}` has no `{what}`", reference.familiar_name())]
+    NoManifest {
+        /// What was asked for.
+        reference: Box<Named>,
+        /// The tag or digest.
+        what: String,
+        /// Tags with names like it.
+        near: Vec<String>,
+    },
+    /// There is no such repository.
+    #[error("`{registry}` has no repository `{name}`")]
+    NoRepository {
+        /// Which registry.
+        registry: String,
+        /// Which repository.
+        name: String,
+    },
+    /// A blob that a manifest names is not there.
+    #[error("`{repository}` has no blob {digest}")]
+    NoBlob {
+        /// Where.
+        repository: String,
+        /// Which.
+        digest: Digest,
+    },
+    /// A document has another digest than it should have.
+    #[error("`{url}` has the digest {found}, but {expected} is expected")]
+    Digest {
+        /// Of the document.
+        url: String,
+        /// What was asked for, or what the registry says that it is.
+        expected: Digest,
+        /// What came.
+        found: Digest,
+    },
+    /// A blob has another size than its descriptor says.
+    #[error("`{url}` has {found} bytes, but {expected} are expected")]
+    Size {
+        /// Of the blob.
+        url: String,
+        /// What was asked for.
+        expected: u64,
+        /// What came.
+        found: u64,
+    },
+    /// The documents of an image.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// A layer that is kept somewhere else, or may not be passed on.
+    #[error("the layer {digest} is `{}`: its bytes are not in the registry", media_type.escape_debug())]
+    Foreign {
+        /// Which.
+        digest: Digest,
+        /// Its media type.
+        media_type: String,
+    },
+    /// Docker's first format, without digests.
+    #[error("`{url}` is an image of Docker's schema 1, which has no digests that could be checked")]
+    Schema1 {
+        /// Of the manifest.
+        url: String,
+    },
+    /// The registry speaks no TLS.
+    #[error("`{registry}` speaks plain http, but https is expected of it")]
+    PlainHttp {
+        /// Which.
+        registry: String,
+        /// Where the person can say that this is meant.
+        file: Option<PathBuf>,
+    },
+    /// The registry wants TLS, but the rules say that it has none.
+    #[error("`{registry}` speaks https, but the rules for registries say plain http")]
+    WantsHttps {
+        /// Which.
+        registry: String,
+        /// Where they say it.
+        file: Option<PathBuf>,
+    },
+    /// The rules say that this registry is not to be asked.
+    #[error("`{prefix}` is blocked")]
+    Blocked {
+        /// What the rule is for.
+        prefix: String,
+        /// Where it is.
+        file: Option<PathBuf>,
+    },
+    /// The token server does not do what it should.
+    #[error("cannot get a token for `{registry}` from `{realm}`: {why}")]
+    Token {
+        /// The registry.
+        registry: String,
+        /// The token server.
+        realm: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// The registry does something that the specification has no place for.
+    #[error("`{registry}` answered `{url}` as no registry does: {why}")]
+    Protocol {
+        /// Which.
+        registry: String,
+        /// What was asked.
+        url: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// What is to be pushed cannot be had.
+    #[error("cannot get {what}")]
+    Source {
+        /// What.
+        what: String,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Keeping or forgetting credentials.
+    #[error(transparent)]
+    Credentials(#[from] CredentialsError),
+}
+
+/// A repository in messages: short, as people write it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Named(pub(crate) Reference);
+
+impl Named {
+    fn familiar_name(&self) -> String {
+        Reference { tag: None, digest: None, ..self.0.clone() }.familiar()
+    }
+}
+
+impl RegistryError {
+    /// Whether somebody said stop.
+    pub fn is_stopped(&self) -> bool {
+        matches!(self, Self::Http(HttpError::Stopped))
+    }
+
+    /// Whether what was asked for is not there, as opposed to not to be had.
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::NoManifest { .. } | Self::NoRepository { .. } | Self::NoBlob { .. })
+    }
+}
+
+impl Hint for RegistryError {
+    fn hints(&self) -> Vec<String> {
+        let config = |file: &Option<PathBuf>| {
+            file.as_ref().map_or_else(|| "registries.toml".to_owned(), |file| file.display().to_string())
+        };
+        match self {
+            Self::Http(HttpError::Status { answer, .. }) if answer.status == 429 => {
+                vec![
+                    "the registry limits how often it is asked; `wbuild login HOST` often raises the limit"
+                        .to_owned(),
+                ]
+            }
+            Self::Http(error @ HttpError::Trust { .. }) => {
+                let mut hints = error.hints();
+                hints.push("or name it for this registry alone: `[registry.\"HOST\"]` with `ca = [\"FILE\"]` in registries.toml".to_owned());
+                hints
+            }
+            Self::Http(error) => error.hints(),
+            Self::Denied { registry, shown: Some(shown), .. } => vec![
+                format!("the credentials of {shown} were shown; they are wrong, or not for this repository"),
+                format!("`wbuild login {registry}` writes new ones"),
+            ],
+            Self::Denied { registry, looked_at, .. } => {
+                let places = if looked_at.is_empty() {
+                    "nowhere: HOME is not set".to_owned()
+                } else {
+                    looked_at.join(", ")
+                };
+                vec![
+                    format!("no credentials for `{registry}` were found; looked at {places}"),
+                    format!(
+                        "`wbuild login {registry}` writes them; or the name is wrong: registries say this of what does not exist, too"
+                    ),
+                ]
+            }
+            Self::NoManifest { near, .. } if !near.is_empty() => {
+                let near: Vec<String> = near.iter().map(|tag| format!("`{}`", tag.escape_debug())).collect();
+                vec![format!("did you mean {}?", near.join(", "))]
+            }
+            Self::Schema1 { .. } => vec!["push it again with a newer Docker".to_owned()],
+            Self::PlainHttp { registry, file } => vec![format!(
+                "if that is meant, write `[registry.\"{registry}\"]` and `http = true` into {}",
+                config(file)
+            )],
+            Self::WantsHttps { registry, file } if !is_loopback(registry) => {
+                vec![format!("remove `http = true` from {}", config(file))]
+            }
+            Self::Blocked { file, .. } => vec![format!("{} says so", config(file))],
+            Self::Image(error) => error.hints(),
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// What registries say in the body of an error (distribution-spec, "Error Codes").
+#[derive(Debug, Default, Deserialize)]
+struct Body {
+    #[serde(default)]
+    errors: Vec<Code>,
+    /// Token servers.
+    #[serde(default)]
+    details: String,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct Code {
+    #[serde(default)]
+    pub(crate) code: String,
+    #[serde(default)]
+    message: String,
+}
+
+/// The codes in the body of an answer.
+pub(crate) fn codes(answer: &Answer) -> Vec<Code> {
+    serde_json::from_slice::<Body>(&answer.body).unwrap_or_default().errors
+}
+
+/// An answer in words: its status, and what its body says, on one line and without anything that a terminal would act upon.
+pub(crate) fn said(answer: &Answer) -> String {
+    let body: Body = serde_json::from_slice(&answer.body).unwrap_or_default();
+    let told = |code: &Code| match code.message.is_empty() {
+        true => code.code.to_lowercase(),
+        false => code.message.clone(),
+    };
+    let mut text = match body.errors.is_empty() {
+        false => body.errors.iter().map(told).collect::<Vec<_>>().join("; "),
+        true if !body.details.is_empty() => body.details,
+        true => {
+            let text = String::from_utf8_lossy(&answer.body).trim().to_owned();
+            // Pages are for browsers.
+            if text.starts_with('<') || text.starts_with('{') { String::new() } else { text }
+        }
+    };
+    if let Some((end, _)) = text.char_indices().nth(MAX_MESSAGE) {
+        text.truncate(end);
+        text.push('…');
+    }
+    let status = HttpError::Status { url: String::new(), answer: Box::new(answer.clone()) }.to_string();
+    let status = status.trim_start_matches("`` answered ").to_owned();
+    match text.is_empty() {
+        true => status,
+        false => format!("{status}: {}", text.escape_debug()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said() {
+        let of = |body: &str| said(&Answer { status: 404, headers: Default::default(), body: body.into() });
+        for (body, expected) in [
+            ("", "404 Not Found"),
+            ("<html>", "404 Not Found"),
+            ("nope\n", "404 Not Found: nope"),
+            (
+                r#"{"errors":[{"code":"X_Y","message":"a \u001b[31mred"},{"code":"Z"}]}"#,
+                "404 Not Found: a \\u{1b}[31mred; z",
+            ),
+            (
+                r#"{"details":"incorrect username or password"}"#,
+                "404 Not Found: incorrect username or password",
+            ),
+        ] {
+            assert_eq!(of(body), expected);
+        }
+        assert!(of(&"x".repeat(100_000)).len() < 400);
+    }
+}

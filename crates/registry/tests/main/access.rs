@@ -1,0 +1,209 @@
+use std::fs;
+use std::path::Path;
+
+use base64::Engine as _;
+use wbuild_oci::{Platform, media};
+use wbuild_registry::{Kept, RegistryClient, RegistryError, Repository};
+use wbuild_report::Hint;
+use wbuild_testkit::{Door, FakeRegistry, Fault, HttpServer, Reply};
+
+use crate::{bytes, client_with, fetch, made, name, watched};
+
+fn behind(door: Door) -> FakeRegistry {
+    FakeRegistry::start_with(door, |stream| Ok(Box::new(stream))).unwrap()
+}
+
+/// A folder with a `config.json` that knows the registry.
+fn config(registry: &FakeRegistry, entry: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let text = format!(r#"{{"auths":{{"{}":{entry}}}}}"#, registry.host());
+    fs::write(folder.path().join("config.json"), text).unwrap();
+    folder
+}
+
+fn password(user: &str, password: &str) -> String {
+    let auth = base64::prelude::BASE64_STANDARD.encode(format!("{user}:{password}"));
+    format!(r#"{{"auth":"{auth}"}}"#)
+}
+
+fn knowing(folder: &Path) -> RegistryClient {
+    client_with("", Some(folder)).0
+}
+
+fn resolve(client: &RegistryClient, registry: &FakeRegistry) -> Result<(), RegistryError> {
+    let reference = name(registry, "team/r:v1");
+    watched(|watch| client.resolve(&reference, &Platform::linux("amd64"), watch)).0.map(|_| ())
+}
+
+#[test]
+fn each_kind_of_credentials_opens_its_door() {
+    let image = made(&Platform::linux("amd64"), &[bytes(50_000)]);
+    for (door, entry) in [
+        (Door::Basic("u", "hunter2"), password("u", "hunter2")),
+        (Door::Bearer("u", "hunter2"), password("u", "hunter2")),
+        (Door::Bearer("u", "hunter2"), r#"{"identitytoken":"identity"}"#.to_owned()),
+        (Door::PublicBearer("u", "hunter2"), "{}".to_owned()),
+    ] {
+        let registry = behind(door.clone());
+        image.put(&registry, "team/r", Some("v1"));
+        let folder = config(&registry, &entry);
+        let client = knowing(folder.path());
+        resolve(&client, &registry)
+            .unwrap_or_else(|error| panic!("{door:?} {entry}: {error} {:?}", error.hints()));
+        let descriptor = wbuild_oci::Descriptor::new(
+            media::LAYER_GZIP,
+            wbuild_oci::Digest::of(&image.layers[0]),
+            image.layers[0].len() as u64,
+        );
+        fetch(&client, &name(&registry, "team/r"), &descriptor).unwrap();
+        // Asked in vain once, and one token for all of it.
+        let asked = registry.asked();
+        let tokens = asked.iter().filter(|asked| asked.contains("/token")).count();
+        assert_eq!(tokens, usize::from(!matches!(door, Door::Basic(..))), "{asked:?}");
+        assert_eq!(asked.len(), 4 + tokens, "{asked:?}");
+        assert!(!format!("{client:?}").contains("hunter2"));
+    }
+}
+
+#[test]
+fn wrong_and_missing_credentials_say_what_was_looked_at() {
+    for door in [Door::Basic("u", "hunter2"), Door::Bearer("u", "hunter2")] {
+        let registry = behind(door);
+        let host = registry.host();
+        let folder = config(&registry, &password("u", "wrong"));
+        let file = folder.path().join("config.json").display().to_string();
+        let error = resolve(&knowing(folder.path()), &registry).unwrap_err();
+        let text = error.to_string();
+        assert_eq!(text, format!("`{host}` does not let us pull `team/r`: 401 Unauthorized: unauthorized"));
+        assert_eq!(
+            error.hints(),
+            [
+                format!("the credentials of `{file}` were shown; they are wrong, or not for this repository"),
+                format!("`wbuild login {host}` writes new ones"),
+            ]
+        );
+        fs::write(&file, "{}").unwrap();
+        let error = resolve(&knowing(folder.path()), &registry).unwrap_err();
+        let hints = error.hints().join("\n");
+        assert!(
+            hints.contains(&format!(
+                "no credentials for `{host}` were found; looked at `{file}` (nothing for it)"
+            )),
+            "{hints}"
+        );
+        assert!(registry.asked().len() < 8, "{:?}", registry.asked());
+    }
+}
+
+#[test]
+fn a_token_that_ended_is_replaced() {
+    let registry = behind(Door::PublicBearer("u", "p"));
+    let image = made(&Platform::linux("amd64"), &[bytes(500_000)]);
+    image.put(&registry, "team/r", Some("v1"));
+    let (client, _) = client_with("", None);
+    resolve(&client, &registry).unwrap();
+    // One that was just had and is refused is not asked for again and again.
+    registry.plan("GET", "/manifests/", 1, Fault::Status(401));
+    let error = resolve(&client, &registry).unwrap_err();
+    assert!(matches!(error, RegistryError::Denied { .. }), "{error}");
+    resolve(&client, &registry).unwrap();
+}
+
+#[test]
+fn credentials_go_to_their_host_and_to_its_token_server_only() {
+    let registry = behind(Door::Basic("u", "hunter2"));
+    let other = HttpServer::start(|_| Reply::ok("stolen")).unwrap();
+    let folder = config(&registry, &password("u", "hunter2"));
+    let client = knowing(folder.path());
+    registry.plan("GET", "/manifests/", 1, Fault::Status(401));
+    registry.plan("GET", "/manifests/", 2, Fault::Redirect(other.url("/x")));
+    let image = made(&Platform::linux("amd64"), &[bytes(50)]);
+    image.put(&registry, "team/r", Some("v1"));
+    // Refused without a challenge, then redirected.
+    resolve(&client, &registry).unwrap_err();
+    resolve(&client, &registry).unwrap_err();
+    let seen = other.seen();
+    assert!(!seen.is_empty() && seen.iter().all(|seen| seen.header("authorization").is_empty()));
+    // Another host as token server: it is asked, since those of the large registries are elsewhere.
+    let elsewhere = HttpServer::start(|_| Reply::ok(r#"{"token":"t"}"#)).unwrap();
+    let registry = behind(Door::Bearer("u", "hunter2"));
+    registry.send_for_tokens_to(&elsewhere.url("/token?x=1"));
+    let folder = config(&registry, &password("u", "hunter2"));
+    resolve(&knowing(folder.path()), &registry).unwrap_err();
+    assert!(elsewhere.seen()[0].header("authorization").starts_with("Basic "));
+    assert!(
+        elsewhere.seen()[0]
+            .path
+            .starts_with("/token?x=1&service=fake&scope=repository%3Ateam%2Fr%3Apull&account=u")
+    );
+    for realm in ["ftp://x/y", "not a url", "file:///etc/passwd"] {
+        let registry = behind(Door::Bearer("u", "hunter2"));
+        registry.send_for_tokens_to(realm);
+        let error = resolve(&knowing(folder.path()), &registry).unwrap_err();
+        assert!(matches!(error, RegistryError::Token { .. }), "{error}");
+    }
+}
+
+#[test]
+fn documents_of_token_servers_are_bounded() {
+    for (body, expected) in [
+        ("x".repeat(2 << 20), "is larger than 1048576 bytes"),
+        ("nope".to_owned(), "no JSON of a token"),
+        ("{}".to_owned(), "there is no token in its answer"),
+        ("{\"token\":\"a\\nb\"}".to_owned(), "no header can hold its token"),
+    ] {
+        let server = HttpServer::start(move |_| Reply::ok(body.clone())).unwrap();
+        let registry = behind(Door::Bearer("u", "p"));
+        registry.send_for_tokens_to(&server.url("/"));
+        let (client, _) = client_with("", None);
+        let error = resolve(&client, &registry).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn login_asks_the_registry_first() {
+    for door in [Door::Basic("u", "hunter2"), Door::Bearer("u", "hunter2"), Door::Open] {
+        let registry = behind(door.clone());
+        let folder = tempfile::tempdir().unwrap();
+        let client = knowing(folder.path());
+        let log_in =
+            |password: &str| watched(|watch| client.log_in(&registry.host(), "u", password, watch)).0;
+        if door != Door::Open {
+            let error = log_in("wrong").unwrap_err();
+            assert_eq!(
+                error.to_string(),
+                format!("`{registry}` refused to log in: 401 Unauthorized: unauthorized")
+            );
+            assert!(!folder.path().join("config.json").exists());
+        }
+        assert!(matches!(log_in("hunter2").unwrap(), Kept::File(_)));
+        made(&Platform::linux("amd64"), &[bytes(5)]).put(&registry, "team/r", Some("v1"));
+        resolve(&knowing(folder.path()), &registry).unwrap();
+        assert!(client.log_out(&registry.host()).unwrap().is_some());
+        assert!(client.log_out(&registry.host()).unwrap().is_none());
+    }
+}
+
+#[test]
+fn pushing_asks_for_what_it_needs() {
+    let registry = behind(Door::PublicBearer("u", "hunter2"));
+    let image = made(&Platform::linux("amd64"), &[bytes(50_000)]);
+    let (stranger, _) = client_with("", None);
+    let names = [name(&registry, "team/r:v1")];
+    let error = watched(|watch| stranger.push(&names, &image.content(), watch)).0.unwrap_err();
+    assert!(error.to_string().contains("does not let us push to `team/r`"), "{error}");
+    let folder = config(&registry, &password("u", "hunter2"));
+    let client = knowing(folder.path());
+    let other = Repository::of(&name(&registry, "base/node"));
+    registry.put_blob("base/node", &image.layers[0]);
+    let mut content = image.content();
+    content.blobs[0] = content.blobs[0].clone().also_in([other]);
+    let report = watched(|watch| client.push(&names, &content, watch)).0.unwrap();
+    assert_eq!((report.mounted, report.sent, report.tagged), (1, 1, 1));
+    let asked = registry.asked().join("\n");
+    assert!(
+        asked.contains("scope=repository%3Ateam%2Fr%3Apull%2Cpush&scope=repository%3Abase%2Fnode%3Apull"),
+        "{asked}"
+    );
+}
