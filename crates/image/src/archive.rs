@@ -5,7 +5,7 @@ use std::path::Path;
 use tar::{EntryType, Header};
 use wbuild_oci::{Digest, to_canonical_json};
 
-use crate::export::{BlobFiles, Export, ExportError, INDEX_FILE, LAYOUT_FILE, LAYOUT_VERSION};
+use crate::export::{BlobFiles, Export, ExportError, INDEX_FILE, LAYOUT_FILE, LAYOUT_VERSION, Listed};
 use crate::layout::{CopyError, copy};
 use crate::output_file::OutputFile;
 use crate::verified::VerifiedReader;
@@ -54,7 +54,7 @@ pub fn write_archive(
             tar.pad(layer.size)?;
         }
     }
-    tar.file(INDEX_FILE, &export.index_json()?)?;
+    tar.file(INDEX_FILE, &export.index_json(Listed::Never)?)?;
     if format == ArchiveFormat::Docker {
         tar.file("manifest.json", &docker_manifest(export)?)?;
     }

@@ -60,7 +60,7 @@ pub struct DocumentBlob {
 }
 
 impl DocumentBlob {
-    fn new(media_type: &str, bytes: Vec<u8>) -> Self {
+    pub(crate) fn new(media_type: &str, bytes: Vec<u8>) -> Self {
         let descriptor = Descriptor::new(media_type, Digest::of(&bytes), bytes.len() as u64);
         Self { descriptor, bytes }
     }

@@ -6,7 +6,8 @@ use std::time::SystemTime;
 use wbuild_oci::{Descriptor, Digest, Index, Reference, to_canonical_json};
 use wbuild_report::Hint;
 
-use crate::assemble::{DocumentBlob, Image};
+use crate::assemble::{AssembleError, DocumentBlob, Image};
+use crate::attach::{Attachment, AttestedIndex, Referrer, fallback_tag, referrers_index};
 
 /// The file every layout begins with (OCI image-spec, image-layout.md).
 pub(crate) const LAYOUT_FILE: &str = "oci-layout";
@@ -22,6 +23,9 @@ pub(crate) const ANNOTATION_TAG: &str = "org.opencontainers.image.ref.name";
 
 /// The full name of an entry; containerd's and Docker's.
 pub(crate) const ANNOTATION_NAME: &str = "io.containerd.image.name";
+
+/// On `index.json`: the index of the referrers in the layout, whether or not it is an entry.
+pub(crate) const ANNOTATION_REFERRERS: &str = "dev.wbuild.referrers";
 
 /// Where the blobs of layers are.
 pub trait BlobFiles {
@@ -52,6 +56,17 @@ pub struct Export {
     pub(crate) images: Vec<(Digest, Vec<Digest>)>,
     /// Its names; each is an entry of the index. Without any there is one nameless entry.
     pub names: Vec<Reference>,
+    /// Artifacts whose subject is the image, and the list of them.
+    referrers: Option<(Vec<Referrer>, DocumentBlob)>,
+}
+
+/// Whether the list of referrers is an entry of `index.json`, under its fallback tag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Listed {
+    /// It is, if the image has a name: readers that know referrers find them (oras, regclient).
+    WithNames,
+    /// It is not: `podman load` and `skopeo` take an archive without a name only when it has a single entry.
+    Never,
 }
 
 impl Export {
@@ -65,6 +80,53 @@ impl Export {
         let mut export = Self::new(index.descriptor.clone(), images, names);
         export.documents.insert(index.descriptor.digest, index.bytes.clone());
         export
+    }
+
+    /// One image in an index with its attestations, as `docker buildx` writes them.
+    ///
+    /// # Errors
+    /// Only when JSON cannot be written.
+    pub fn attested(
+        image: &Image,
+        attachments: &[Attachment],
+        names: Vec<Reference>,
+    ) -> Result<Self, AssembleError> {
+        let attested = AttestedIndex::new(image, attachments)?;
+        let mut export = Self::index(&attested.index, std::slice::from_ref(image), names);
+        export.keep(&attested.documents);
+        Ok(export)
+    }
+
+    /// The same with artifacts whose subject is its [`root`](Self::root). They are blobs of a layout, beside the image.
+    ///
+    /// # Errors
+    /// Only when JSON cannot be written.
+    pub fn with_referrers(mut self, attachments: &[Attachment]) -> Result<Self, AssembleError> {
+        if attachments.is_empty() {
+            return Ok(self);
+        }
+        let of = |attachment| Referrer::new(&self.root, attachment);
+        let referrers = attachments.iter().map(of).collect::<Result<Vec<_>, _>>()?;
+        let index = referrers_index(&referrers)?;
+        referrers.iter().for_each(|referrer| self.keep(referrer.documents()));
+        self.keep([&index]);
+        self.referrers = Some((referrers, index));
+        Ok(self)
+    }
+
+    /// The artifacts whose subject is the root: what is pushed after it, and the documents of each before its manifest.
+    pub fn referrers(&self) -> &[Referrer] {
+        self.referrers.as_ref().map_or(&[], |(referrers, _)| referrers)
+    }
+
+    /// The list of them, for registries that keep none themselves; its tag is [`fallback_tag`] of the root.
+    pub fn referrers_index(&self) -> Option<&DocumentBlob> {
+        self.referrers.as_ref().map(|(_, index)| index)
+    }
+
+    fn keep<'a>(&mut self, documents: impl IntoIterator<Item = &'a DocumentBlob>) {
+        let bytes = |document: &DocumentBlob| (document.descriptor.digest, document.bytes.clone());
+        self.documents.extend(documents.into_iter().map(bytes));
     }
 
     fn new(root: Descriptor, images: &[Image], names: Vec<Reference>) -> Self {
@@ -83,11 +145,11 @@ impl Export {
                 (image.config.descriptor.digest, layers)
             })
             .collect();
-        Self { root, documents, layers, images, names }
+        Self { root, documents, layers, images, names, referrers: None }
     }
 
     /// The bytes of `index.json`.
-    pub(crate) fn index_json(&self) -> Result<Vec<u8>, ExportError> {
+    pub(crate) fn index_json(&self, listed: Listed) -> Result<Vec<u8>, ExportError> {
         let named = |name: &Reference| {
             let mut entry = self.root.clone();
             entry.annotations.insert(ANNOTATION_NAME.to_owned(), name.to_string());
@@ -100,7 +162,17 @@ impl Export {
         if manifests.is_empty() {
             manifests.push(self.root.clone());
         }
-        to_canonical_json(&Index::new(manifests)).map_err(ExportError::Json)
+        let mut annotations = BTreeMap::new();
+        if let Some(referrers) = self.referrers_index() {
+            annotations.insert(ANNOTATION_REFERRERS.to_owned(), referrers.descriptor.digest.to_string());
+            if listed == Listed::WithNames && !self.names.is_empty() {
+                let mut entry = referrers.descriptor.clone();
+                entry.annotations.insert(ANNOTATION_TAG.to_owned(), fallback_tag(&self.root.digest));
+                manifests.push(entry);
+            }
+        }
+        let index = Index { annotations, ..Index::new(manifests) };
+        to_canonical_json(&index).map_err(ExportError::Json)
     }
 }
 

@@ -10,7 +10,7 @@ use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use wbuild_oci::{Descriptor, Digest, HashingReader};
 
-use crate::export::{BlobFiles, Export, ExportError, INDEX_FILE, LAYOUT_FILE, LAYOUT_VERSION};
+use crate::export::{BlobFiles, Export, ExportError, INDEX_FILE, LAYOUT_FILE, LAYOUT_VERSION, Listed};
 use crate::open::check_version;
 use crate::verified::VerifiedReader;
 
@@ -62,7 +62,7 @@ pub fn write_layout(
     for layer in export.layers.values() {
         kept.layer(layer, blobs, &mut changes)?;
     }
-    folder.replace(INDEX_FILE, &export.index_json()?)?;
+    folder.replace(INDEX_FILE, &export.index_json(Listed::WithNames)?)?;
     let named: BTreeSet<String> =
         export.documents.keys().chain(export.layers.keys()).map(Digest::hex).collect();
     kept.remove_others(&named, &mut changes)?;

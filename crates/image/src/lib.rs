@@ -3,6 +3,7 @@
 //! - [`assemble`] makes a config and a manifest from a base image, new layers and history; [`assemble_index`] puts
 //!   several platforms together. Pure: the same input gives the same bytes.
 //! - [`write_layout`] keeps a folder as an OCI image layout, [`write_archive`] writes one as a tar, for `docker load` too.
+//! - [`Attachment`]s are documents about an image: [`Export::with_referrers`] and [`Export::attested`] let them travel with it.
 //! - [`OciLayout`] reads base images from a layout, and believes nothing whose digest it has not checked.
 //!   [`find_image`] does the same for documents from anywhere else. [`unpack_archive`] makes a layout of an archive again.
 //!
@@ -14,6 +15,7 @@
 
 mod archive;
 mod assemble;
+mod attach;
 mod export;
 mod find;
 mod layout;
@@ -25,6 +27,9 @@ mod verified;
 pub use archive::{ArchiveFormat, write_archive, write_archive_file};
 pub use assemble::{
     AssembleError, Assembly, DocumentBlob, Image, LayerRef, Row, assemble, assemble_index, oci_layer_type,
+};
+pub use attach::{
+    ANNOTATION_PREDICATE, Attachment, AttestedIndex, IN_TOTO, Referrer, fallback_tag, referrers_index,
 };
 pub use export::{BlobFiles, Export, ExportError};
 pub use find::{BaseImage, Documents, ImageError, find_image, read_document};

@@ -3,10 +3,11 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
-use wbuild_oci::{Descriptor, Digest, Document, Index, MAX_DOCUMENT_BYTES, Platform};
+use wbuild_oci::{Descriptor, Digest, Document, Index, MAX_DOCUMENT_BYTES, Platform, media};
 use wbuild_report::{Hint, nearest};
 
-use crate::export::{ANNOTATION_NAME, ANNOTATION_TAG, INDEX_FILE, LAYOUT_FILE};
+use crate::attach::is_fallback_tag;
+use crate::export::{ANNOTATION_NAME, ANNOTATION_REFERRERS, ANNOTATION_TAG, INDEX_FILE, LAYOUT_FILE};
 use crate::find::{BaseImage, Documents, ImageError, find_image};
 use crate::verified::VerifiedReader;
 
@@ -125,7 +126,7 @@ impl OciLayout {
         let name = |entry: &Descriptor| {
             entry.annotations.get(ANNOTATION_TAG).or_else(|| entry.annotations.get(ANNOTATION_NAME)).cloned()
         };
-        let mut tags: Vec<String> = self.index.manifests.iter().filter_map(name).collect();
+        let mut tags: Vec<String> = self.images().filter_map(name).collect();
         tags.sort();
         tags.dedup();
         tags
@@ -156,6 +157,37 @@ impl OciLayout {
         self.folder.join("blobs").join("sha256").join(digest.hex())
     }
 
+    /// The entries that are images: not the lists of what refers to one.
+    fn images(&self) -> impl Iterator<Item = &Descriptor> {
+        let is_list = |entry: &&Descriptor| {
+            entry.annotations.get(ANNOTATION_TAG).is_some_and(|tag| is_fallback_tag(tag))
+        };
+        self.index.manifests.iter().filter(move |entry| !is_list(entry))
+    }
+
+    /// What refers to images of this layout, as far as [`write_layout`](crate::write_layout) wrote it: descriptors of
+    /// manifests, each with a `subject`.
+    ///
+    /// # Errors
+    /// When the list is there and missing, damaged or unusable.
+    pub fn referrers(&self) -> Result<Vec<Descriptor>, LayoutError> {
+        let Some(digest) = self.index.annotations.get(ANNOTATION_REFERRERS) else { return Ok(Vec::new()) };
+        let Ok(digest) = digest.parse::<Digest>() else { return Ok(Vec::new()) };
+        let file = self.blob_path(&digest);
+        let size = std::fs::metadata(&file)
+            .map_err(|source| LayoutError::Read { file: file.clone(), source })?
+            .len();
+        let descriptor = Descriptor::new(media::INDEX, digest, size);
+        match Document::parse(&self.read(&descriptor)?) {
+            Ok(Document::Index(index)) => Ok(index.manifests),
+            Ok(Document::Manifest(_)) => {
+                let (stated, actual) = (descriptor.media_type, "a manifest");
+                Err(ImageError::MediaType { digest, stated, actual }.into())
+            }
+            Err(source) => Err(ImageError::Document { place: self.place(&digest), source }.into()),
+        }
+    }
+
     fn select(&self, select: &Select, platform: &Platform) -> Result<Descriptor, LayoutError> {
         let mut found: Vec<&Descriptor> = match select {
             Select::Digest(digest) => {
@@ -169,7 +201,7 @@ impl OciLayout {
                 return Ok(Descriptor::new("", *digest, size));
             }
             Select::Tag(tag) => self.index.manifests.iter().filter(|entry| is_named(entry, tag)).collect(),
-            Select::Only => self.index.manifests.iter().collect(),
+            Select::Only => self.images().collect(),
         };
         let fits =
             |entry: &&Descriptor| entry.platform.as_ref().is_none_or(|found| found.satisfies(platform));
