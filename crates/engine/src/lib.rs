@@ -12,11 +12,13 @@
 //! - `context_source`: what a person gives as a context, as a folder.
 //! - `outputs`: results as files in a folder, or as a tar of the root file system.
 //! - `export`: deltas to layers to an image.
+//! - `attest`: which packages are in a result, and what it was made of.
 //! - `baked`: keys that frameworks write into their output, and results that are not reproducible.
 //! - `conflict`: two tasks that write one path.
 //! - `container`: an image's process and its probe.
 //! - [`handlers`]: what helpers do inside the user namespace of steps.
 
+mod attest;
 mod baked;
 mod caches;
 mod conflict;
@@ -48,6 +50,7 @@ mod users;
 mod verify;
 mod worker;
 
+pub use attest::{ProvenanceOptions, locked_packages};
 pub use container::{Container, ContainerNetwork, ContainerOptions, Health, Probe};
 pub use context_source::{ContextPlace, ContextPlaceError, OpenedContext, REMOTE_DOCKERFILE};
 pub use contexts::LocalContext;

@@ -143,7 +143,7 @@ impl Remotes {
         *self.following.lock().unwrap_or_else(PoisonError::into_inner) = following;
     }
 
-    fn following(&self) -> Following {
+    pub(crate) fn following(&self) -> Following {
         self.following.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 

@@ -23,7 +23,8 @@ use wbuild_report::{Diagnostic, SourceFile, Span};
 pub use context::{ContextFiles, WorkspacePackage};
 pub use options::{LintOptions, LintOptionsError};
 pub use rule::{BUILDKIT_RULES, OWN_RULES, Rule};
-pub use secret::may_hold_secrets;
+pub use secret::{holds_secret, may_hold_secrets};
+pub use walk::is_secret_name;
 
 use crate::ast::Dockerfile;
 use crate::problem::shortened;

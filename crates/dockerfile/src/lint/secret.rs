@@ -65,6 +65,11 @@ pub(super) fn secrets_in(text: &str) -> Vec<&'static str> {
     found
 }
 
+/// Whether a text seems to hold a secret: something in the form of a token, a private key, or a URL with a password.
+pub fn holds_secret(text: &str) -> bool {
+    !secrets_in(text).is_empty()
+}
+
 /// Values that stand for one.
 const PLACEHOLDERS: [&str; 14] = [
     "password",

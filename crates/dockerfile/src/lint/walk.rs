@@ -341,7 +341,7 @@ fn clean(path: &str) -> String {
 }
 
 /// Whether a name is that of a secret: one of its words says so, and none says that it is public, a file or a version.
-pub(super) fn is_secret_name(name: &str) -> bool {
+pub fn is_secret_name(name: &str) -> bool {
     const SECRET: [&str; 10] = [
         "apikey",
         "auth",

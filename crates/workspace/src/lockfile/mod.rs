@@ -274,6 +274,17 @@ impl Lockfile {
         tarball.strip_prefix("file:").map(LocalSource::Tarball)
     }
 
+    /// The checksums of a snapshot's tarball, in the form of Subresource Integrity; what comes from git or a folder has
+    /// none.
+    pub fn integrity(&self, id: SnapshotId) -> Option<&str> {
+        lines::flow_field(self.text(self.package_of(id)?.resolution?), "integrity")
+    }
+
+    /// Where a snapshot's tarball is, when the lockfile says it: those of a registry are where the registry has them.
+    pub fn tarball(&self, id: SnapshotId) -> Option<&str> {
+        lines::flow_field(self.text(self.package_of(id)?.resolution?), "tarball")
+    }
+
     /// What a dependency of an importer or a snapshot resolved to.
     pub fn resolve<'a>(&'a self, name: Text, version: Text) -> Reference<'a> {
         reference::resolve(self.version, self.text(name), self.text(version))
