@@ -1,5 +1,6 @@
 //! The command line as typed. Where docker buildx has a flag for it, it is the same flag with the same meaning.
 
+use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
@@ -81,6 +82,26 @@ pub(crate) struct AppArgs {
     pub(crate) directory: Option<PathBuf>,
 }
 
+/// What is said about the result.
+#[derive(Debug, Args)]
+pub(crate) struct AttestArgs {
+    /// Say which packages are in the image: true, false, or format=(spdx|cyclonedx)[,dest=FILE]
+    #[arg(long, value_name = "SPEC", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) sbom: Vec<String>,
+
+    /// Say how the image came to be (SLSA v1): true, false, or mode=(min|max)[,version=v1][,builder-id=URI][,dest=FILE]
+    #[arg(long, value_name = "SPEC", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) provenance: Vec<String>,
+
+    /// The same in one flag: type=sbom or type=provenance, then as there
+    #[arg(long, value_name = "type=TYPE,…")]
+    pub(crate) attest: Vec<String>,
+
+    /// Put both into an image index, as docker buildx does, instead of artifacts that refer to the image
+    #[arg(long)]
+    pub(crate) attest_index: bool,
+}
+
 /// `wbuild image`.
 #[derive(Debug, Args)]
 pub(crate) struct ImageArgs {
@@ -146,6 +167,9 @@ pub(crate) struct ImageArgs {
     /// Print the spec that is used, and build nothing
     #[arg(long)]
     pub(crate) print_spec: bool,
+
+    #[command(flatten)]
+    pub(crate) attest: AttestArgs,
 
     #[command(flatten)]
     pub(crate) progress: ProgressArgs,
@@ -324,6 +348,9 @@ pub(crate) struct BuildArgs {
     pub(crate) jobs: Option<NonZeroUsize>,
 
     #[command(flatten)]
+    pub(crate) attest: AttestArgs,
+
+    #[command(flatten)]
     pub(crate) progress: ProgressArgs,
 
     #[command(flatten)]
@@ -416,4 +443,51 @@ pub(crate) enum CacheCommand {
         #[command(flatten)]
         home: HomeArgs,
     },
+}
+
+/// Flags that `docker buildx` takes a value for, and that stand for themselves here, too.
+const WITH_OR_WITHOUT: [&str; 2] = ["--sbom", "--provenance"];
+
+/// The command line with the values of such flags joined to them: of `--sbom true .` only the first word can be one. What
+/// comes after `--` is somebody else's.
+pub(crate) fn joined(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut joined: Vec<OsString> = Vec::new();
+    let mut open = true;
+    for arg in args {
+        open &= arg != "--";
+        let text = arg.to_str().unwrap_or_default();
+        let is_value = ["true", "false"].contains(&text)
+            || text.split(',').all(|part| !part.starts_with(['-', '.', '/']) && part.contains('='));
+        match joined.last_mut() {
+            Some(flag) if open && is_value && WITH_OR_WITHOUT.iter().any(|name| *flag == *name) => {
+                flag.push("=");
+                flag.push(arg);
+            }
+            _ => joined.push(arg),
+        }
+    }
+    joined
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_is_joined_and_a_context_is_not() {
+        let join = |text: &str| {
+            let joined = joined(text.split(' ').map(OsString::from));
+            joined.iter().map(|arg| arg.to_str().unwrap()).collect::<Vec<_>>().join(" ")
+        };
+        for (given, expected) in [
+            ("wbuild build --sbom true .", "wbuild build --sbom=true ."),
+            ("wbuild build --sbom .", "wbuild build --sbom ."),
+            ("wbuild build --sbom --provenance mode=max .", "wbuild build --sbom --provenance=mode=max ."),
+            ("wbuild image --sbom format=spdx,dest=a/b", "wbuild image --sbom=format=spdx,dest=a/b"),
+            ("wbuild build --sbom ./a=b", "wbuild build --sbom ./a=b"),
+            ("wbuild run x -- --sbom true", "wbuild run x -- --sbom true"),
+        ] {
+            assert_eq!(join(given), expected);
+        }
+    }
 }

@@ -8,11 +8,15 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
+use wbuild_attest::PROVENANCE_TYPE;
 use wbuild_frontend::{RowDelta, Target};
 use wbuild_graph::{DeltaId, FieldValue, Preimage, Snapshot};
-use wbuild_image::{Assembly, BlobFiles, ExportError, Image, LayerRef, Row, assemble};
+use wbuild_image::{
+    ANNOTATION_PREDICATE, AssembleError, Assembly, Attachment, BlobFiles, Export, ExportError, Image,
+    LayerRef, Row, assemble,
+};
 use wbuild_layer::{Contents, Recipe, Times, write_layer};
-use wbuild_oci::{Descriptor, DiffId, Digest, HistoryEntry};
+use wbuild_oci::{Descriptor, DiffId, Digest, HistoryEntry, Reference};
 use wbuild_store::{RecordMeta, Ref, Store, seal_time};
 use wbuild_tree::Subtree;
 
@@ -50,13 +54,64 @@ pub struct BuiltLayer {
 pub struct BuiltImage {
     /// Its documents.
     pub image: Image,
+    /// What its names stand for: its manifest, or the index around it.
+    pub root: Descriptor,
     /// Its layers, lowest first.
     pub layers: Vec<BuiltLayer>,
+    /// What is said about it.
+    pub attachments: Vec<Attachment>,
+    carrier: Carrier,
     store: Store,
     base: Option<Arc<OpenedImage>>,
 }
 
+/// How what is said about an image travels with it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Carrier {
+    /// As artifacts whose subject is the image, which stays as it is.
+    #[default]
+    Referrers,
+    /// In an index around it, as `docker buildx` has it.
+    Index,
+}
+
 impl BuiltImage {
+    /// Says something about it: in every [`export`](Self::export) from now on.
+    ///
+    /// # Errors
+    /// Only when JSON cannot be written.
+    pub fn attach(&mut self, attachments: Vec<Attachment>, carrier: Carrier) -> Result<(), EngineError> {
+        (self.attachments, self.carrier) = (attachments, carrier);
+        self.root = self.export(Vec::new())?.root;
+        Ok(())
+    }
+
+    /// It as a layout, an archive or a registry holds it, with what is said about it.
+    ///
+    /// # Errors
+    /// Only when JSON cannot be written.
+    pub fn export(&self, names: Vec<Reference>) -> Result<Export, AssembleError> {
+        match (self.attachments.is_empty(), self.carrier) {
+            (false, Carrier::Index) => Export::attested(&self.image, &self.attachments, names),
+            _ => self.plain_export(names).with_referrers(&self.attachments),
+        }
+    }
+
+    /// How it came to be, if that travels with it: the predicate of its statement.
+    pub fn provenance(&self) -> Option<serde_json::Value> {
+        let is = |attachment: &&Attachment| {
+            attachment.annotations.get(ANNOTATION_PREDICATE).is_some_and(|kind| kind == PROVENANCE_TYPE)
+        };
+        let attachment = self.attachments.iter().find(is)?;
+        let mut statement: serde_json::Value = serde_json::from_slice(&attachment.bytes).ok()?;
+        statement.get_mut("predicate").map(serde_json::Value::take)
+    }
+
+    /// It alone, for places that hold nothing but images.
+    pub fn plain_export(&self, names: Vec<Reference>) -> Export {
+        Export::image(&self.image, names)
+    }
+
     /// Bytes of all layer blobs.
     pub fn size(&self) -> u64 {
         self.layers.iter().map(|layer| layer.size).sum()
@@ -181,7 +236,15 @@ impl Engine {
         for document in [&image.config, &image.manifest] {
             self.store.put_bytes(&document.bytes)?;
         }
-        Ok(BuiltImage { image, layers, store: self.store.clone(), base })
+        Ok(BuiltImage {
+            root: image.manifest.descriptor.clone(),
+            image,
+            layers,
+            attachments: Vec::new(),
+            carrier: Carrier::default(),
+            store: self.store.clone(),
+            base,
+        })
     }
 
     /// The layer of a delta on `below`, remembered or written; `None` when the delta is empty and `keep_empty` is not set.
@@ -247,8 +310,8 @@ impl Engine {
     }
 }
 
-/// RFC 3339, as OCI documents have it.
-fn timestamp(seconds: i64) -> Option<String> {
+/// RFC 3339, as OCI documents have it; nothing for times that it cannot say.
+pub fn timestamp(seconds: i64) -> Option<String> {
     jiff::Timestamp::from_second(seconds).ok().map(|time| time.to_string())
 }
 

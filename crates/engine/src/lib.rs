@@ -55,7 +55,7 @@ pub use container::{Container, ContainerNetwork, ContainerOptions, Health, Probe
 pub use context_source::{ContextPlace, ContextPlaceError, OpenedContext, REMOTE_DOCKERFILE};
 pub use contexts::LocalContext;
 pub use error::{EngineError, StepFailure};
-pub use export::{BuiltImage, BuiltLayer, ExportOptions};
+pub use export::{BuiltImage, BuiltLayer, Carrier, ExportOptions, timestamp};
 pub use files::{FileError, Missing, UnpackError};
 pub use handlers::handlers;
 pub use images::{ImageLocation, LocationError};

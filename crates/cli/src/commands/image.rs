@@ -6,18 +6,20 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use serde_json::{Map, json};
+use wbuild_attest::{Dependency, without_passwords};
 use wbuild_engine::{
     Engine, EngineError, ExportOptions, ImageLocation, LeftOut, LocalContext, LocationError, OpenWorkspace,
-    Options, SolveOptions, SpecChoice, StepFailure,
+    Options, SolveOptions, SpecChoice, StepFailure, locked_packages,
 };
 use wbuild_frontend::{Definition, Facts, Input, Needs, NoTarget, Spec, lower, needs, undecided};
 use wbuild_graph::ImageRef;
-use wbuild_image::Export;
 use wbuild_layer::{Recipe, Times};
-use wbuild_oci::{Platform, Reference};
+use wbuild_oci::{Digest, Platform, Reference};
 use wbuild_report::{Diagnostic, Hint, Warning, nearest};
 use wbuild_solver::{NoCache, SolveError};
 
+use super::attest::{Attestor, BuildFacts, IMAGE_BUILD, Requests};
 use super::output::{Output, check_file};
 use super::request::{any_platform, budget, build_args, jobs, labels, secrets, tags};
 use super::result::{describe, solve_and};
@@ -26,10 +28,14 @@ use crate::args::ImageArgs;
 use crate::progress::{Clock, Progress, ProgressMode, Terminal};
 use crate::render::{escape_line, render_diagnostics, size};
 
+/// As pnpm calls it.
+const LOCKFILE: &str = "pnpm-lock.yaml";
+
 pub(crate) fn run(args: &ImageArgs, session: &Session) -> Result<(), Failure> {
     let root = super::root_of(&args.app)?;
     let platform = platform(args.platform.as_deref())?;
     let outputs = Output::parse_all(&args.outputs)?;
+    let requests = Requests::parse(&args.attest)?;
     let tags = tags(&args.tags)?;
     let labels = labels(&args.labels)?;
     let build_args = build_args(&args.build_args, session)?;
@@ -41,7 +47,7 @@ pub(crate) fn run(args: &ImageArgs, session: &Session) -> Result<(), Failure> {
     if args.print_spec {
         return print(&spec.print());
     }
-    let Planned { engine, definition, warnings, notes, mut said } =
+    let Planned { engine, definition, warnings, notes, mut said, lockfiles } =
         plan(args, &build_args, engine, workspace, &spec, &platform)?;
     let name = args.target.clone().unwrap_or_else(|| definition.default_target.clone());
     let target = definition.target(&name).map_err(|error| match error {
@@ -56,6 +62,7 @@ pub(crate) fn run(args: &ImageArgs, session: &Session) -> Result<(), Failure> {
     };
     // What can be known to fail at the end is said before the work.
     outputs.iter().try_for_each(Output::check)?;
+    requests.check()?;
     args.iidfile.iter().chain(&args.metadata_file).try_for_each(|path| check_file(path))?;
 
     let terminal = Terminal::stderr();
@@ -83,13 +90,33 @@ pub(crate) fn run(args: &ImageArgs, session: &Session) -> Result<(), Failure> {
     }
     let recipe = Recipe { times: Times::Fixed(created), ..Recipe::default() };
     let export = ExportOptions { recipe, created, labels };
-    let written =
-        solve_and(&engine, &definition, target, &options, failure, EngineError::is_lost, &|snapshot| {
-            let built = engine.export(target, snapshot, &export)?;
-            let export = Export::image(&built.image, tags.clone());
+    let attestor = Attestor {
+        requests: &requests,
+        engine: &engine,
+        definition: &definition,
+        target,
+        tags: &tags,
+        facts: build_facts(&spec, &name, &platform, build_args, &export, lockfiles),
+    };
+    let written = solve_and(
+        &engine,
+        &definition,
+        target,
+        &options,
+        failure,
+        EngineError::is_lost,
+        &|solution, snapshot| {
+            let mut built = engine.export(target, snapshot, &export)?;
+            if !requests.is_empty() {
+                let findings = attestor.look(solution, snapshot)?;
+                attestor.attach(&findings, &mut built)?;
+                attestor.write(&findings, Some(&built))?;
+            }
+            let export = built.export(tags.clone())?;
             outputs.iter().try_for_each(|output| output.write(&export, &built, &root))?;
             Ok(built)
-        });
+        },
+    );
     let written: Result<_, Failure> = written.and_then(|(built, ran)| {
         let built = built?;
         let names: Vec<String> = tags.iter().map(ToString::to_string).collect();
@@ -119,7 +146,7 @@ pub(crate) fn run(args: &ImageArgs, session: &Session) -> Result<(), Failure> {
             images.for_each(|image| drop(writeln!(err, "{}", escape_line(&image))));
         }
     }
-    print(&format!("{}\n", built.image.manifest.descriptor.digest))?;
+    print(&format!("{}\n", built.root.digest))?;
     if ran {
         // The image is written; a store that cannot be tidied now is tidied after the next build.
         let _ = engine.tidy(budget);
@@ -178,6 +205,61 @@ struct Planned {
     notes: Vec<String>,
     /// What is probably not as the person who typed the command believes.
     said: Vec<Warning>,
+    lockfiles: Lockfiles,
+}
+
+/// The lockfile of the workspace, and what the install gets of it.
+struct Lockfiles {
+    whole: Digest,
+    pruned: Option<Vec<u8>>,
+}
+
+/// What provenance and inventory have to know of the request.
+fn build_facts(
+    spec: &Spec,
+    target: &str,
+    platform: &Platform,
+    build_args: BTreeMap<String, String>,
+    export: &ExportOptions,
+    lockfiles: Lockfiles,
+) -> BuildFacts {
+    let text = spec.print();
+    let sha256 = |digest: &Digest| BTreeMap::from([("sha256".to_owned(), digest.hex())]);
+    let mut parameters = Map::new();
+    parameters.insert("app".to_owned(), spec.app.as_str().into());
+    parameters.insert("target".to_owned(), target.into());
+    parameters.insert("platform".to_owned(), platform.to_string().into());
+    parameters.insert("spec".to_owned(), json!({ "digest": sha256(&Digest::of(text.as_bytes())) }));
+    parameters.insert("sourceDateEpoch".to_owned(), export.created.into());
+    let mut typed = Map::new();
+    typed.insert("specText".to_owned(), without_passwords(&text).into());
+    typed.insert("labels".to_owned(), json!(export.labels));
+    let mut dependencies = vec![Dependency {
+        uri: None,
+        name: Some(LOCKFILE.to_owned()),
+        digest: sha256(&lockfiles.whole),
+        annotations: BTreeMap::new(),
+    }];
+    let pruned = lockfiles.pruned.unwrap_or_default();
+    if !pruned.is_empty() {
+        dependencies.push(Dependency {
+            uri: None,
+            name: Some(format!("{LOCKFILE} of the closure")),
+            digest: sha256(&Digest::of(&pruned)),
+            annotations: BTreeMap::new(),
+        });
+    }
+    let name = if target == "runner" { spec.app.clone() } else { format!("{}.{target}", spec.app) };
+    BuildFacts {
+        name,
+        created: export.created,
+        locked: locked_packages(LOCKFILE, &pruned).unwrap_or_default(),
+        build_type: IMAGE_BUILD,
+        parameters,
+        build_args,
+        typed,
+        dependencies,
+    }
 }
 
 /// Lowers the spec: what the workspace says, what the base images say, what was given.
@@ -204,6 +286,15 @@ fn plan(
             facts.host_env.insert(name.clone(), value.clone());
         }
     }
+    let lockfiles = Lockfiles {
+        whole: Digest::of(workspace.workspace.lockfile.file().text.as_bytes()),
+        pruned: project
+            .install
+            .files
+            .iter()
+            .find(|file| file.path.to_string() == LOCKFILE)
+            .map(|file| file.contents.clone()),
+    };
     let left_out = left_out(&workspace.context);
     let mut said = missing_files(&workspace.context);
     said.extend(unused_contexts(args, &needs));
@@ -213,7 +304,7 @@ fn plan(
     let not_passed_on = not_passed_on(&undecided(&input, variables.keys().map(String::as_str)));
     let definition = lower(&input).map_err(Failure::Diagnostics)?;
     let notes = left_out.into_iter().chain(not_passed_on).collect();
-    Ok(Planned { engine: Arc::new(engine), definition, warnings: project.warnings, notes, said })
+    Ok(Planned { engine: Arc::new(engine), definition, warnings: project.warnings, notes, said, lockfiles })
 }
 
 /// What an installed or built checkout holds and a build does not see, in one line (decision 5).

@@ -1,5 +1,6 @@
 //! One module a command. A command gets its arguments and a [`Session`]; it returns what the exit code says.
 
+mod attest;
 pub(crate) mod build;
 pub(crate) mod cache;
 pub(crate) mod doctor;

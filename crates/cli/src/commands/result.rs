@@ -7,7 +7,7 @@ use serde_json::json;
 use wbuild_engine::{BuiltImage, Engine, EngineError, SolveOptions};
 use wbuild_frontend::{Definition, Target};
 use wbuild_graph::Snapshot;
-use wbuild_solver::SolveError;
+use wbuild_solver::{Solution, SolveError};
 
 use super::{Failure, WriteError};
 
@@ -23,7 +23,7 @@ pub(crate) fn solve_and<T, E>(
     options: &SolveOptions,
     failure: impl Fn(SolveError<EngineError>) -> Failure,
     is_lost: impl Fn(&E) -> bool,
-    write: &dyn Fn(&Snapshot) -> Result<T, E>,
+    write: &dyn Fn(&Solution, &Snapshot) -> Result<T, E>,
 ) -> Result<(Result<T, E>, bool), Failure> {
     let mut losses = 0;
     loop {
@@ -31,7 +31,7 @@ pub(crate) fn solve_and<T, E>(
         let solved = solution
             .get(target.vertex)
             .ok_or_else(|| Failure::usage("the target was not solved", "this is a bug of wbuild"))?;
-        match write(&solved.snapshot) {
+        match write(&solution, &solved.snapshot) {
             Err(error) if losses < MOST_LOSSES && is_lost(&error) => {
                 losses += 1;
                 engine.look_closely();
@@ -48,7 +48,6 @@ pub(crate) fn describe(
     iidfile: Option<&Path>,
     metadata_file: Option<&Path>,
 ) -> Result<(), Failure> {
-    let digest = built.image.manifest.descriptor.digest;
     let config = built.image.config.descriptor.digest;
     let put = |path: &Path, text: String| {
         std::fs::write(path, text)
@@ -58,13 +57,16 @@ pub(crate) fn describe(
         put(path, config.to_string())?;
     }
     if let Some(path) = metadata_file {
-        let metadata = json!({
-            "containerimage.digest": digest,
+        let mut metadata = json!({
+            "containerimage.digest": built.root.digest,
             "containerimage.config.digest": config,
-            "containerimage.descriptor": built.image.manifest.descriptor,
+            "containerimage.descriptor": built.root,
             "image.name": names,
             "wbuild.layers": built.layers,
         });
+        if let Some(provenance) = built.provenance() {
+            metadata["buildx.build.provenance"] = provenance;
+        }
         put(path, format!("{metadata:#}\n"))?;
     }
     Ok(())

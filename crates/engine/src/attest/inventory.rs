@@ -4,7 +4,10 @@
 use std::collections::BTreeSet;
 
 use wbuild_attest::npm::{self, Locked, Locks};
-use wbuild_attest::{Algorithm, Checksum, Ecosystem, Inventory, OsRelease, Package, Presence, apk, dpkg};
+use wbuild_attest::{
+    Algorithm, Checksum, Ecosystem, Inventory, OsRelease, Package, Presence, Subject, apk, dpkg,
+};
+use wbuild_frontend::Target;
 use wbuild_graph::{DeltaId, Snapshot};
 use wbuild_report::SourceFile;
 use wbuild_snapshot::View;
@@ -54,8 +57,8 @@ struct Found {
 }
 
 impl Engine {
-    /// The packages of a solved snapshot whose lowest `base` deltas are its base image. `locked` is what a lockfile of the
-    /// build names: it is told apart from what is really there.
+    /// The packages of a solved target. `locked` is what a lockfile of the build names: it is told apart from what is really
+    /// there.
     ///
     /// Unpacks layers of the base image that nothing has needed yet.
     ///
@@ -63,18 +66,36 @@ impl Engine {
     /// When something of the snapshot is gone or cannot be read. What makes no sense is a note of the inventory.
     pub fn inventory(
         &self,
+        target: &Target,
         snapshot: &Snapshot,
-        base: usize,
         locked: &[Locked],
     ) -> Result<Inventory, EngineError> {
+        let base = match &target.base_image {
+            Some(image) => self.open_image(image)?.image.layers.len(),
+            None => 0,
+        };
         let root = self.root(snapshot)?;
-        let below = Snapshot { deltas: snapshot.deltas[..base.min(snapshot.deltas.len())].to_vec() };
-        let below = self.root(&below)?;
+        let below = self.root(&Snapshot { deltas: snapshot.deltas.iter().take(base).copied().collect() })?;
         let mut inventory = Inventory::default();
         self.add_system(&root, &below, &mut inventory)?;
         self.add_node(&root, &below, &mut inventory)?;
         self.add_npm(&root, &below, locked, &mut inventory)?;
         Ok(inventory)
+    }
+
+    /// Every regular file of a snapshot with its digest: what statements about files are about.
+    ///
+    /// # Errors
+    /// As [`inventory`](Self::inventory).
+    pub fn file_subjects(&self, snapshot: &Snapshot) -> Result<Vec<Subject>, EngineError> {
+        let mut subjects = Vec::new();
+        walk::<EngineError>(&self.trees(), &self.root(snapshot)?.tree, &mut |path, entry| {
+            if let Node::File { content, .. } = &entry.node {
+                subjects.push(Subject { name: path.to_string(), digest: *content });
+            }
+            Ok(Visit::Into)
+        })?;
+        Ok(subjects)
     }
 
     fn root(&self, snapshot: &Snapshot) -> Result<Root, EngineError> {

@@ -13,6 +13,7 @@ use wbuild_report::VertexId;
 use wbuild_solver::{Records, Solution};
 use wbuild_tree::{Node, Subtree};
 
+use crate::context_source::ContextPlace;
 use crate::error::EngineError;
 use crate::remote::RemoteError;
 use crate::session::IsolationMode;
@@ -26,8 +27,6 @@ const TREE_DIGEST: &str = "wbuildTreeV1";
 pub struct ProvenanceOptions {
     /// How much is told.
     pub mode: Mode,
-    /// Who vouches for it.
-    pub builder: Option<String>,
     /// Which kind of build it was.
     pub build_type: String,
     /// The release of wbuild.
@@ -86,7 +85,7 @@ impl Engine {
         Ok(Provenance {
             mode: options.mode,
             build_type: options.build_type.clone(),
-            builder: options.builder.clone(),
+            builder: None,
             version: options.version.clone(),
             parameters: options.parameters.clone(),
             typed,
@@ -167,8 +166,32 @@ impl Engine {
         }))
     }
 
+    /// A context from elsewhere as a dependency: which file or which commit it was. Nothing for folders of this machine and
+    /// for standard input, of which only those files count that steps take.
+    ///
+    /// # Errors
+    /// When it cannot be asked for any more.
+    pub fn context_dependency(
+        &self,
+        name: &str,
+        place: &ContextPlace,
+    ) -> Result<Option<Dependency>, EngineError> {
+        let found = match place {
+            ContextPlace::Folder(_) | ContextPlace::Stdin => return Ok(None),
+            ContextPlace::Git(checkout) => self.git_dependency(checkout)?,
+            ContextPlace::Http(url) => Dependency {
+                uri: Some(url.to_string()),
+                name: None,
+                // Asked for once in a build, so this is the answer that it was made from.
+                digest: sha256(&self.http_file(url, None, &self.remotes.following())?.digest),
+                annotations: BTreeMap::new(),
+            },
+        };
+        Ok(Some(Dependency { name: Some(name.to_owned()), ..found }))
+    }
+
     /// A repository as a dependency. What its reference is was asked when it was fetched, or stands in it.
-    pub(crate) fn git_dependency(&self, checkout: &GitCheckout) -> Result<Dependency, EngineError> {
+    fn git_dependency(&self, checkout: &GitCheckout) -> Result<Dependency, EngineError> {
         let remote = GitRemote::parse(&checkout.remote).map_err(RemoteError::from)?;
         let pinned = checkout.checksum.as_deref().filter(|sum| sum.len() >= 40);
         let commit = match pinned {

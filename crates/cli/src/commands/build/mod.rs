@@ -9,16 +9,21 @@ mod outputs;
 mod source;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
-use wbuild_dockerfile::{Parsed, Settings, Source, parse};
+use serde_json::{Map, json};
+use wbuild_attest::{REDACTED, without_passwords};
+use wbuild_dockerfile::lint::holds_secret;
+use wbuild_dockerfile::{PROXY_ARGS, Parsed, Settings, Source, parse};
 use wbuild_engine::{Engine, ExportOptions, IsolationMode, Options, Secrets, SolveOptions};
 use wbuild_frontend::{DockerfileBuild, DockerfileInput, Lowered, Target, lower_dockerfile};
 use wbuild_graph::{ImageRef, Origin};
 use wbuild_layer::{Recipe, Times};
-use wbuild_oci::{ImageConfig, Platform, Reference};
+use wbuild_oci::{Digest, ImageConfig, Platform, Reference};
 use wbuild_report::Diagnostic;
 
+use super::attest::{Attestor, BuildFacts, DOCKERFILE_BUILD, Requests};
 use super::request::{any_platform, budget, build_args, jobs, labels, secrets, tags};
 use super::result::solve_and;
 use super::{Failure, Session, WriteError};
@@ -29,6 +34,7 @@ use crate::render::render_diagnostics;
 use contexts::Contexts;
 use lint::Told;
 use outputs::{OutputError, Outputs};
+use source::Opened;
 
 /// No chain of triggers asks for images more often than this.
 const MAX_ROUNDS: usize = 100;
@@ -36,6 +42,8 @@ const MAX_ROUNDS: usize = 100;
 pub(crate) fn run(args: &BuildArgs, session: &Session) -> Result<(), Failure> {
     let platform = any_platform(args.dockerfile.platform.as_deref())?;
     let outputs = Outputs::parse(args)?;
+    let requests = Requests::parse(&args.attest)?;
+    requests.check()?;
     let tags = tags(&args.tags)?;
     let labels = labels(&args.labels)?;
     let settings = settings(&args.dockerfile, platform.clone(), session)?;
@@ -94,12 +102,32 @@ pub(crate) fn run(args: &BuildArgs, session: &Session) -> Result<(), Failure> {
     let likely_causes =
         |origin: &Origin| lint::likely_causes(&dockerfile, &build, engine.context("").ok(), origin);
     let failure = |error| failure::of_solve(error, &build.definition.graph, &likely_causes);
-    let job = Job { engine: &engine, target, export: &export, outputs: &outputs, tags, args };
-    let done =
-        solve_and(&engine, &build.definition, target, &solve, failure, OutputError::is_lost, &|snapshot| {
-            outputs::write(&job, snapshot)
-        })
-        .and_then(|(written, ran)| Ok((written.map_err(OutputError::failure)?, ran)));
+    let facts = if requests.is_empty() {
+        BuildFacts::default()
+    } else {
+        build_facts(args, &opened, &contexts, &engine, &input.settings, &export)?
+    };
+    let definition = &build.definition;
+    let attestor = Attestor { requests: &requests, engine: &engine, definition, target, tags: &tags, facts };
+    let job = Job {
+        engine: &engine,
+        target,
+        export: &export,
+        outputs: &outputs,
+        tags: &tags,
+        args,
+        attestor: &attestor,
+    };
+    let done = solve_and(
+        &engine,
+        &build.definition,
+        target,
+        &solve,
+        failure,
+        OutputError::is_lost,
+        &|solution, snapshot| outputs::write(&job, solution, snapshot),
+    )
+    .and_then(|(written, ran)| Ok((written.map_err(OutputError::failure)?, ran)));
     let (written, ran) = match done {
         Ok(done) => {
             progress.finish();
@@ -113,6 +141,60 @@ pub(crate) fn run(args: &BuildArgs, session: &Session) -> Result<(), Failure> {
         let _ = engine.tidy(budget);
     }
     Ok(())
+}
+
+/// What provenance and inventory have to know of the request.
+fn build_facts(
+    args: &BuildArgs,
+    opened: &Opened,
+    contexts: &Contexts,
+    engine: &Engine,
+    settings: &Settings,
+    export: &ExportOptions,
+) -> Result<BuildFacts, Failure> {
+    let text = &opened.source.file().text;
+    // Where it lies on this machine is nobody's business.
+    let path = Path::new(&opened.source.file().name).file_name().unwrap_or_default().to_string_lossy();
+    let sha256 = BTreeMap::from([("sha256".to_owned(), Digest::of(text.as_bytes()).hex())]);
+    let mut parameters = Map::new();
+    parameters.insert("dockerfile".to_owned(), json!({ "path": path, "digest": sha256 }));
+    if let Some(target) = &settings.target {
+        parameters.insert("target".to_owned(), target.as_str().into());
+    }
+    parameters.insert("platform".to_owned(), settings.target_platform.to_string().into());
+    parameters.insert("sourceDateEpoch".to_owned(), export.created.into());
+    let mut typed = Map::new();
+    typed.insert("dockerfileText".to_owned(), without_secrets(text).into());
+    typed.insert("labels".to_owned(), json!(export.labels));
+    typed.insert("network".to_owned(), args.network.as_str().into());
+    typed.insert("allow".to_owned(), json!(args.allow));
+    let places = [("context", &opened.place)].into_iter();
+    let places = places.chain(contexts.files.iter().map(|(name, place)| (name.as_str(), place)));
+    let mut dependencies = Vec::new();
+    for (name, place) in places {
+        dependencies.extend(engine.context_dependency(name, place)?);
+    }
+    // Proxies are no inputs, and may have passwords.
+    let given = settings.build_args.iter().filter(|(name, _)| !PROXY_ARGS.contains(&name.as_str()));
+    Ok(BuildFacts {
+        name: settings.target.clone().unwrap_or_else(|| "image".to_owned()),
+        created: export.created,
+        locked: Vec::new(),
+        build_type: DOCKERFILE_BUILD,
+        parameters,
+        build_args: given.map(|(name, value)| (name.clone(), value.clone())).collect(),
+        typed,
+        dependencies,
+    })
+}
+
+/// A Dockerfile without lines that hold something in the form of a secret.
+fn without_secrets(text: &str) -> String {
+    let line = |line: &str| match holds_secret(line) {
+        true => format!("# {REDACTED}"),
+        false => without_passwords(line).into_owned(),
+    };
+    text.lines().map(line).collect::<Vec<_>>().join("\n")
 }
 
 /// `wbuild check`: the rules of BuildKit and of this project, on all stages.
@@ -192,6 +274,7 @@ struct Job<'a> {
     target: &'a Target,
     export: &'a ExportOptions,
     outputs: &'a Outputs,
-    tags: Vec<Reference>,
+    tags: &'a [Reference],
     args: &'a BuildArgs,
+    attestor: &'a Attestor<'a>,
 }

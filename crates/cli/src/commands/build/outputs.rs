@@ -6,12 +6,15 @@ use std::path::PathBuf;
 use wbuild_engine::{BuiltImage, EngineError, Existing, FilesOutput};
 use wbuild_graph::Snapshot;
 use wbuild_image::{
-    ArchiveFormat, Export, ExportError, check_layout_folder, write_archive, write_archive_file, write_layout,
+    ArchiveFormat, ExportError, check_layout_folder, write_archive, write_archive_file, write_layout,
 };
 use wbuild_tree::EntryPath;
 
+use wbuild_solver::Solution;
+
 use super::Job;
 use crate::args::BuildArgs;
+use crate::commands::attest::Findings;
 use crate::commands::output::check_file;
 use crate::commands::result::describe;
 use crate::commands::{Failure, WriteError, print};
@@ -176,21 +179,33 @@ fn output(text: &str) -> Result<Output, Failure> {
 }
 
 /// Writes all outputs of a solved target; gives the image if one was wanted.
-pub(super) fn write(job: &Job<'_>, snapshot: &Snapshot) -> Result<Written, OutputError> {
-    let image = match job.outputs.want_image(job.args) {
+pub(super) fn write(job: &Job<'_>, solution: &Solution, snapshot: &Snapshot) -> Result<Written, OutputError> {
+    let mut image = match job.outputs.want_image(job.args) {
         true => Some(job.engine.export(job.target, snapshot, job.export)?),
         false => None,
     };
+    let attested = !job.attestor.requests.is_empty();
+    let findings = if attested { job.attestor.look(solution, snapshot)? } else { Findings::default() };
+    if attested {
+        if let Some(built) = &mut image {
+            job.attestor.attach(&findings, built)?;
+        }
+        job.attestor.write(&findings, image.as_ref())?;
+    }
     let times = job.export.recipe.times;
     let mut skipped = Vec::new();
     for output in &job.outputs.list {
         match (output, &image) {
             (Output::Layout(folder), Some(built)) => {
-                write_layout(folder, &Export::image(&built.image, job.tags.clone()), built)
+                write_layout(folder, &built.export(job.tags.to_vec()).map_err(EngineError::from)?, built)
                     .map_err(|error| OutputError::of_blobs(built, error))?;
             }
             (Output::Archive(format, path), Some(built)) => {
-                let export = Export::image(&built.image, job.tags.clone());
+                // `docker load` takes images and nothing else.
+                let export = match format {
+                    ArchiveFormat::Docker => built.plain_export(job.tags.to_vec()),
+                    ArchiveFormat::Oci => built.export(job.tags.to_vec()).map_err(EngineError::from)?,
+                };
                 if path.as_os_str() == "-" {
                     write_archive(&export, *format, built, std::io::stdout().lock())?;
                 } else {
@@ -201,6 +216,7 @@ pub(super) fn write(job: &Job<'_>, snapshot: &Snapshot) -> Result<Written, Outpu
             (Output::Files(folder, existing), _) => {
                 let files = FilesOutput::Folder { path: folder, existing: *existing };
                 skipped.extend(job.engine.write_files(snapshot, times, &files)?.skipped);
+                job.attestor.write_beside(&findings, folder, snapshot)?;
             }
             (Output::Tar(path), _) => {
                 if path.as_os_str() == "-" {
@@ -251,7 +267,7 @@ impl Written {
             let _ = writeln!(err, "warning: only root can make the device `{path}`, so it is not there");
         }
         let Some(built) = &self.image else { return Ok(()) };
-        let digest = built.image.manifest.descriptor.digest;
+        let digest = built.root.digest;
         describe(built, &args.tags.join(","), args.iidfile.as_deref(), args.metadata_file.as_deref())?;
         if outputs.on_stdout() {
             return Ok(());

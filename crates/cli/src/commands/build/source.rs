@@ -23,6 +23,8 @@ pub(super) struct Opened {
     pub(super) rules: IgnoreRules,
     /// What `SOURCE_DATE_EPOCH=context` means.
     pub(super) date: Option<i64>,
+    /// Where the main context is.
+    pub(super) place: ContextPlace,
 }
 
 /// A Dockerfile that cannot be read.
@@ -110,7 +112,7 @@ pub(super) fn open(
         ContextPlace::Folder(folder) => std::fs::canonicalize(folder).unwrap_or_else(|_| folder.clone()),
         _ => PathBuf::from(&args.context),
     };
-    Ok(Opened { source, project: project.display().to_string(), rules, date: context.date })
+    Ok(Opened { source, project: project.display().to_string(), rules, date: context.date, place })
 }
 
 /// Files of the context that standard output and standard error go to: `wbuild build . > build.log`.
