@@ -110,3 +110,15 @@ fn hash(checksum: &Checksum) -> Value {
     };
     json!({ "alg": algorithm, "content": checksum.hex })
 }
+
+#[cfg(test)]
+mod tests {
+    use insta::assert_json_snapshot;
+
+    use crate::spdx::tests::{about, inventory};
+
+    #[test]
+    fn the_whole_document() {
+        assert_json_snapshot!(inventory().cyclonedx(&about()));
+    }
+}

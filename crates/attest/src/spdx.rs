@@ -174,3 +174,50 @@ fn plain(text: &str) -> String {
     let allowed = |c: char| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' };
     text.chars().map(allowed).collect::<String>().trim_matches('-').to_owned()
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use insta::assert_json_snapshot;
+
+    use super::*;
+    use crate::Checksum;
+
+    pub(crate) fn inventory() -> Inventory {
+        let mut inventory = Inventory::default();
+        let mut found = Package::new(Ecosystem::Npm, "left", Presence::Found);
+        found.namespace = Some("@scope".to_owned());
+        found.version = Some("1.2.3".to_owned());
+        found.license = Some("Do what you like".to_owned());
+        found.checksums.extend(Checksum::new(Algorithm::Sha1, &[0xab; 20]));
+        found.places.insert("app/node_modules/@scope/left".to_owned());
+        inventory.add(found);
+        let mut locked = Package::new(Ecosystem::Npm, "tool", Presence::Locked);
+        locked.version = Some("2.0.0".to_owned());
+        locked.license = Some("MIT OR Apache-2.0".to_owned());
+        inventory.add(locked);
+        inventory.notes.insert("something was not read".to_owned());
+        inventory
+    }
+
+    pub(crate) fn about() -> About {
+        About {
+            name: "web:1".to_owned(),
+            digest: Some(Digest::of(b"manifest")),
+            platform: "linux/amd64".to_owned(),
+            created: "1970-01-01T00:00:01Z".to_owned(),
+            version: "1.0.0".to_owned(),
+        }
+    }
+
+    #[test]
+    fn the_whole_document() {
+        assert_json_snapshot!(inventory().spdx(&about()));
+    }
+
+    #[test]
+    fn the_namespace_is_that_of_the_content() {
+        let namespace = |about: &About| inventory().spdx(about)["documentNamespace"].clone();
+        assert_eq!(namespace(&about()), namespace(&about()));
+        assert_ne!(namespace(&about()), namespace(&About { platform: "linux/arm64".to_owned(), ..about() }));
+    }
+}

@@ -96,7 +96,15 @@ pub(crate) fn run(args: &ImageArgs, session: &Session) -> Result<(), Failure> {
         definition: &definition,
         target,
         tags: &tags,
-        facts: build_facts(&spec, &name, &platform, build_args, &export, lockfiles),
+        facts: build_facts(
+            &spec,
+            &name,
+            &definition.default_target,
+            &platform,
+            build_args,
+            &export,
+            lockfiles,
+        ),
     };
     let written = solve_and(
         &engine,
@@ -218,6 +226,7 @@ struct Lockfiles {
 fn build_facts(
     spec: &Spec,
     target: &str,
+    default_target: &str,
     platform: &Platform,
     build_args: BTreeMap<String, String>,
     export: &ExportOptions,
@@ -249,7 +258,7 @@ fn build_facts(
             annotations: BTreeMap::new(),
         });
     }
-    let name = if target == "runner" { spec.app.clone() } else { format!("{}.{target}", spec.app) };
+    let name = if target == default_target { spec.app.clone() } else { format!("{}.{target}", spec.app) };
     BuildFacts {
         name,
         created: export.created,
@@ -292,7 +301,7 @@ fn plan(
             .install
             .files
             .iter()
-            .find(|file| file.path.to_string() == LOCKFILE)
+            .find(|file| file.path.as_bytes() == LOCKFILE.as_bytes())
             .map(|file| file.contents.clone()),
     };
     let left_out = left_out(&workspace.context);

@@ -91,7 +91,7 @@ impl Engine {
         let mut subjects = Vec::new();
         walk::<EngineError>(&self.trees(), &self.root(snapshot)?.tree, &mut |path, entry| {
             if let Node::File { content, .. } = &entry.node {
-                subjects.push(Subject { name: path.to_string(), digest: *content });
+                subjects.push(Subject { name: plain(path), digest: *content });
             }
             Ok(Visit::Into)
         })?;
@@ -123,7 +123,7 @@ impl Engine {
         let Ok(resolved) = resolve(&root.view.outline(), path, true) else { return Ok(None) };
         match resolved.entry.map(|entry| entry.node) {
             Some(Node::File { size, .. }) if size > cap => {
-                inventory.notes.insert(format!("/{path} has {size} bytes and was not read"));
+                inventory.notes.insert(format!("{path} has {size} bytes and was not read"));
                 Ok(None)
             }
             Some(Node::File { .. }) => Ok(root.view.read_file(&resolved.path, cap)?),
@@ -176,7 +176,7 @@ impl Engine {
             if !name.as_bytes().ends_with(b".md5sums")
                 && let Some(bytes) = self.read(root, &place, MAX_MANIFEST, inventory)?
             {
-                packages.extend(dpkg::packages(&bytes, &os, &place.to_string()));
+                packages.extend(dpkg::packages(&bytes, &os, &plain(&place)));
             }
         }
         if !packages.is_empty() {
@@ -231,7 +231,7 @@ impl Engine {
             if let Some(bytes) = self.read(root, place, MAX_DATABASE, inventory)? {
                 match locked_packages(&place.to_string(), &bytes) {
                     Some(packages) => locks.extend(packages),
-                    None => drop(inventory.notes.insert(format!("/{place} is no lockfile that can be read"))),
+                    None => drop(inventory.notes.insert(format!("{place} is no lockfile that can be read"))),
                 }
             }
         }
@@ -243,7 +243,7 @@ impl Engine {
             };
             let Some(bytes) = self.read(root, place, MAX_MANIFEST, inventory)? else { continue };
             let Some(mut package) = npm::package(&bytes, folder, &name) else {
-                inventory.notes.insert(format!("/{place} is no manifest"));
+                inventory.notes.insert(format!("{place} is no manifest"));
                 continue;
             };
             package.in_base =
@@ -313,4 +313,9 @@ fn node_version(header: &str) -> Option<String> {
 
 fn path(text: &str) -> EntryPath {
     EntryPath::parse(text).unwrap_or_default()
+}
+
+/// A path without a slash at its beginning.
+pub(super) fn plain(path: &EntryPath) -> String {
+    path.to_string().trim_start_matches('/').to_owned()
 }

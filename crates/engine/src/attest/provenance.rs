@@ -13,6 +13,7 @@ use wbuild_report::VertexId;
 use wbuild_solver::{Records, Solution};
 use wbuild_tree::{Node, Subtree};
 
+use crate::attest::inventory::plain;
 use crate::context_source::ContextPlace;
 use crate::error::EngineError;
 use crate::remote::RemoteError;
@@ -229,7 +230,7 @@ fn which(files: &Files) -> String {
     };
     match files {
         Files::All => "all".to_owned(),
-        Files::Paths(paths) => list(paths.iter().map(ToString::to_string).collect()),
+        Files::Paths(paths) => list(paths.iter().map(plain).collect()),
         Files::Matching { patterns } => list(
             patterns
                 .iter()
