@@ -22,6 +22,8 @@ mod cli {
     mod interrupted;
     mod plain_user;
     mod secrecy;
+    mod sharing;
+    mod sharing_servers;
     mod usage;
 }
 mod context;

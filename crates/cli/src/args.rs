@@ -66,6 +66,18 @@ pub(crate) struct ProgressArgs {
     pub(crate) progress: ProgressMode,
 }
 
+/// Which remote caches are read and filled.
+#[derive(Debug, Args)]
+pub(crate) struct SharingArgs {
+    /// Reuse what a cache has (may be repeated): type=local,src=FOLDER, type=http,url=URL
+    #[arg(long = "cache-from", value_name = "SPEC")]
+    pub(crate) cache_from: Vec<String>,
+
+    /// Fill a cache (may be repeated): type=local,dest=FOLDER, type=http,url=URL; with [,mode=min|max][,scope=NAME]
+    #[arg(long = "cache-to", value_name = "SPEC")]
+    pub(crate) cache_to: Vec<String>,
+}
+
 /// Which workspace and which app of it.
 #[derive(Debug, Args)]
 pub(crate) struct AppArgs {
@@ -139,6 +151,9 @@ pub(crate) struct ImageArgs {
     /// For which platform
     #[arg(long, value_name = "OS/ARCH")]
     pub(crate) platform: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) sharing: SharingArgs,
 
     /// Reuse nothing
     #[arg(long)]
@@ -304,6 +319,9 @@ pub(crate) struct BuildArgs {
     /// A resource limit of steps
     #[arg(long = "ulimit", value_name = "NAME=SOFT[:HARD]")]
     pub(crate) ulimits: Vec<String>,
+
+    #[command(flatten)]
+    pub(crate) sharing: SharingArgs,
 
     /// Reuse nothing
     #[arg(long)]

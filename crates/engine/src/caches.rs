@@ -27,7 +27,7 @@ pub(crate) struct CacheInUse<'a> {
 
 /// Ids never become paths: they are hashed. Owner and mode other than the usual ones make another cache, as in BuildKit,
 /// and so does what it begins with.
-fn digest_of(cache: &Cache, seed: Option<&Seed>) -> Digest {
+pub(crate) fn digest_of(cache: &Cache, seed: Option<&Seed>) -> Digest {
     let mut text = format!("cache mount\0{}", cache.id);
     if (cache.uid, cache.gid, cache.mode) != (0, 0, 0o755) {
         text.push_str(&format!("\0{}:{} {:o}", cache.uid, cache.gid, cache.mode));
@@ -48,8 +48,14 @@ pub(crate) struct Seed {
 }
 
 impl<'a> CacheInUse<'a> {
-    /// Takes a cache mount for a step; waits for who holds a locked one.
-    pub(crate) fn take(cache: &'a Cache, seed: Option<&Seed>, store: &Store) -> Result<Self, EngineError> {
+    /// Takes a cache mount for a step; waits for who holds a locked one. `fill` is asked once for one that is empty, with
+    /// its folder, and says whether it put something there.
+    pub(crate) fn take(
+        cache: &'a Cache,
+        seed: Option<&Seed>,
+        store: &Store,
+        fill: &dyn Fn(&Digest, &Path) -> Result<bool, EngineError>,
+    ) -> Result<Self, EngineError> {
         let digest = digest_of(cache, seed);
         let fresh = || -> Result<PathBuf, EngineError> {
             let folder = store.workspace()?.fresh("cache");
@@ -67,6 +73,7 @@ impl<'a> CacheInUse<'a> {
         };
         let kept = store.mount(&digest)?;
         if fs::read_dir(&kept).map_err(io_error("read", &kept))?.next().is_none() {
+            let seed = if fill(&digest, &kept)? { None } else { seed };
             begin(&kept, cache, seed)?;
         }
         if !cache.publish_on_success {
@@ -175,21 +182,21 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let store = Store::open(home.path()).unwrap();
         let cache = next_cache();
-        let first = CacheInUse::take(&cache, None, &store).unwrap();
+        let first = CacheInUse::take(&cache, None, &store, &|_, _| Ok(false)).unwrap();
         fs::create_dir(first.folder.join("webpack")).unwrap();
         fs::write(first.folder.join("webpack/0.pack"), "good").unwrap();
         fs::create_dir(first.folder.join("fetch-cache")).unwrap();
         fs::write(first.folder.join(".previewinfo"), "secret").unwrap();
         first.publish().unwrap();
 
-        let failing = CacheInUse::take(&cache, None, &store).unwrap();
+        let failing = CacheInUse::take(&cache, None, &store, &|_, _| Ok(false)).unwrap();
         assert_eq!(fs::read(failing.folder.join("webpack/0.pack")).unwrap(), b"good");
         assert!(!failing.folder.join(".previewinfo").exists());
         assert!(!failing.folder.join("fetch-cache").exists());
         fs::write(failing.folder.join("webpack/0.pack"), "half").unwrap();
         drop(failing);
 
-        let third = CacheInUse::take(&cache, None, &store).unwrap();
+        let third = CacheInUse::take(&cache, None, &store, &|_, _| Ok(false)).unwrap();
         assert_eq!(fs::read(third.folder.join("webpack/0.pack")).unwrap(), b"good");
     }
 
@@ -198,8 +205,8 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let store = Store::open(home.path()).unwrap();
         let cache = Cache { sharing: CacheSharing::Private, publish_on_success: false, ..next_cache() };
-        let first = CacheInUse::take(&cache, None, &store).unwrap();
-        let second = CacheInUse::take(&cache, None, &store).unwrap();
+        let first = CacheInUse::take(&cache, None, &store, &|_, _| Ok(false)).unwrap();
+        let second = CacheInUse::take(&cache, None, &store, &|_, _| Ok(false)).unwrap();
         assert_ne!(first.folder, second.folder);
     }
 }

@@ -86,7 +86,7 @@ impl LocalContext {
         let selection = self.select(files)?;
         // An unusable index makes it slower, never wrong.
         if let Ok(Some(known)) = selection.known_tree(&self.index)
-            && store.has_tree(known)?
+            && store.holds_tree(known)?
         {
             return Ok(store.tree(known)?);
         }
@@ -174,7 +174,7 @@ pub(crate) struct StoreSink<'a>(pub(crate) &'a Store);
 
 impl BlobSink for StoreSink<'_> {
     fn contains(&self, content: &Digest) -> bool {
-        self.0.has_blob(content).unwrap_or(false)
+        self.0.holds_blob(content).unwrap_or(false)
     }
 
     fn put_from(&self, source: &mut dyn Read, _size: u64) -> std::io::Result<Digest> {

@@ -9,6 +9,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 use wbuild_attest::PROVENANCE_TYPE;
+use wbuild_cache::Kind;
 use wbuild_frontend::{RowDelta, Target};
 use wbuild_graph::{DeltaId, FieldValue, Preimage, Snapshot};
 use wbuild_image::{
@@ -17,6 +18,7 @@ use wbuild_image::{
 };
 use wbuild_layer::{Contents, Recipe, Times, write_layer};
 use wbuild_oci::{Descriptor, DiffId, Digest, HistoryEntry, Reference};
+use wbuild_snapshot::{TreeFace, named_tree_face};
 use wbuild_store::{RecordMeta, Ref, Store, seal_time};
 use wbuild_tree::Subtree;
 
@@ -139,7 +141,15 @@ impl BuiltImage {
 
 impl BlobFiles for BuiltImage {
     fn blob(&self, digest: &Digest) -> io::Result<PathBuf> {
-        Ok(self.base_blob(digest).unwrap_or_else(|| self.store.blob_path(digest)))
+        if let Some(path) = self.base_blob(digest) {
+            return Ok(path);
+        }
+        if !self.store.holds_blob(digest).map_err(io::Error::other)? {
+            // Those that are in a remote cache come together.
+            let layers = self.layers.iter().filter(|layer| !layer.base);
+            self.store.bring(layers.map(|layer| Ref::Blob(layer.digest))).map_err(io::Error::other)?;
+        }
+        Ok(self.store.blob_path(digest))
     }
 
     fn seal(&self, digest: &Digest, size: u64) -> Option<SystemTime> {
@@ -149,9 +159,9 @@ impl BlobFiles for BuiltImage {
 
 /// What is remembered of a layer.
 #[derive(Debug, Serialize, Deserialize)]
-struct LayerRecord {
-    descriptor: Descriptor,
-    diff_id: DiffId,
+pub(crate) struct LayerRecord {
+    pub(crate) descriptor: Descriptor,
+    pub(crate) diff_id: DiffId,
 }
 
 pub(crate) struct StoreBlobs<'a>(pub(crate) &'a Store);
@@ -257,13 +267,15 @@ impl Engine {
         recipe: &Recipe,
     ) -> Result<Option<LayerRef>, EngineError> {
         // A step's delta goes by its tree, too: two steps that wrote the same on the same have the same layer.
-        let (tree, content, step) = match delta {
-            DeltaId::Tree { tree, content } => (*tree, *content, None),
-            other => {
-                let face = self.tree_face(other)?;
-                (face.digest(), face.content(), Some(face))
+        let (tree, content) = match named_tree_face(&self.store, delta)? {
+            _ if let DeltaId::Tree { tree, content } = delta => (*tree, *content),
+            Some(TreeFace { tree, content: Some(content), .. }) => (tree, content),
+            _ => {
+                let face = self.tree_face(delta)?;
+                (face.digest(), face.content())
             }
         };
+        let is_step = !matches!(delta, DeltaId::Tree { .. });
         if tree == Subtree::empty().digest() && !keep_empty {
             return Ok(None);
         }
@@ -275,33 +287,67 @@ impl Engine {
             Times::Fixed(_) => preimage.text("content", content.to_string()),
             Times::Keep => preimage.text("tree", tree.to_string()),
         }
-        if step.is_some() {
+        if is_step {
             for (index, delta) in below.deltas.iter().enumerate() {
                 preimage.add(format!("below/{index}"), FieldValue::Digest(delta.root_key()));
             }
         }
         let key = preimage.key();
-        if let Some(record) = self.store.record(&key.0)?
-            && let Ok(known) = serde_json::from_slice::<LayerRecord>(&record.body)
-            && self.store.has_blob(&known.descriptor.digest)?
-        {
-            return Ok(Some(LayerRef { descriptor: known.descriptor, diff_id: known.diff_id }));
+        match self.known_layer(&key.0)? {
+            Some(None) if !keep_empty => return Ok(None),
+            Some(Some(known)) => {
+                self.shared.used_layer(&key.0, Some(&known));
+                return Ok(Some(LayerRef { descriptor: known.descriptor, diff_id: known.diff_id }));
+            }
+            _ => {}
         }
-        let face = match step {
-            Some(face) => difference(&self.trees(), &face, &self.view(below)?)?,
-            None => self.tree_face(delta)?,
-        };
+        let mut face = self.tree_face(delta)?;
+        if is_step {
+            face = difference(&self.trees(), &face, &self.view(below)?)?;
+        }
         if face.is_empty() && !keep_empty {
+            self.remember_layer(&key.0, None)?;
             return Ok(None);
         }
         let record = self.write_layer(&face, name, recipe)?;
-        let refs = vec![Ref::Blob(record.descriptor.digest)];
-        let body = serde_json::to_vec(&record).unwrap_or_default();
-        self.store.replace_record(&key.0, &RecordMeta { refs }, &body)?;
+        self.remember_layer(&key.0, Some(&record))?;
         Ok(Some(LayerRef { descriptor: record.descriptor, diff_id: record.diff_id }))
     }
 
+    /// What is known of the layer of a key: `Some(None)` when there is nothing in it.
+    fn known_layer(&self, key: &Digest) -> Result<Option<Option<LayerRecord>>, EngineError> {
+        let usable = |record: &Option<LayerRecord>| match record {
+            Some(record) => self.store.has_blob(&record.descriptor.digest),
+            None => Ok(true),
+        };
+        if let Some(stored) = self.store.record(key)?
+            && let Ok(known) = serde_json::from_slice(&stored.body)
+            && usable(&known)?
+        {
+            return Ok(Some(known));
+        }
+        if let Some(body) = self.shared.imported(Kind::Layer, key)
+            && let Ok(known) = serde_json::from_str(&body)
+            && usable(&known)?
+        {
+            self.remember_layer(key, known.as_ref())?;
+            return Ok(Some(known));
+        }
+        Ok(None)
+    }
+
+    fn remember_layer(&self, key: &Digest, record: Option<&LayerRecord>) -> Result<(), EngineError> {
+        let refs = record.iter().map(|record| Ref::Blob(record.descriptor.digest)).collect();
+        let body = serde_json::to_vec(&record).unwrap_or_default();
+        self.store.replace_record(key, &RecordMeta { refs }, &body)?;
+        self.shared.used_layer(key, record);
+        Ok(())
+    }
+
     fn write_layer(&self, face: &Subtree, name: &str, recipe: &Recipe) -> Result<LayerRecord, EngineError> {
+        if self.shared.imports() {
+            self.store.bring_contents(face)?;
+        }
         let mut blob = self.store.blob_writer()?;
         let written = write_layer(&self.trees(), &StoreBlobs(&self.store), face, recipe, &mut blob);
         let layer = written.map_err(|source| EngineError::WriteLayer { name: name.to_owned(), source })?;

@@ -15,7 +15,7 @@ use wbuild_oci::Digest;
 use wbuild_snapshot::{
     CollectReply, CollectRequest, CollectTimes, Disk, LayerSource, Mtimes, NoteOwners, Override, OwnerSource,
     Owners, SnapshotError, TreeFace, View, disk_face, forget_tree_face, materialise, remember_tree_face,
-    seal, stack_for_mount, tree_face, unpack_layer,
+    restore_exec, seal, stack_for_mount, tree_face, unpack_layer,
 };
 use wbuild_store::{DeltaFolder, StoreError};
 use wbuild_tree::{Entry, EntryPath, Meta, Node, Subtree, TreeDigest, TreeSource, apply};
@@ -139,7 +139,11 @@ impl Engine {
                 Ok(true)
             }
             DeltaId::Exec(_) => {
-                let Some(_) = self.intact_folder(delta, Mtimes::Tree)? else { return Ok(false) };
+                let Some(_) = self.intact_folder(delta, Mtimes::Tree)? else {
+                    let imported = tree_face(&self.store, delta)?;
+                    let whole = |face: TreeFace| self.is_whole(face.tree, Extent::Contents);
+                    return imported.map_or(Ok(false), whole);
+                };
                 if let Some(face) = tree_face(&self.store, delta)?
                     && !self.is_whole(face.tree, Extent::Contents)?
                 {
@@ -240,7 +244,8 @@ impl Engine {
             // Another build may have forced the step meanwhile: then these may be the files of either.
             let now = disk_face(&self.store, delta, self.disk(Mtimes::Tree))?;
             if now.is_some_and(|now| now.instance() == folder.instance()) {
-                remember_tree_face(&self.store, delta, Some(&folder), &TreeFace::of(collected.tree))?;
+                let face = TreeFace::of_step(collected.tree, collected.content);
+                remember_tree_face(&self.store, delta, Some(&folder), &face)?;
                 return Ok(self.store.tree(collected.tree)?);
             }
         }
@@ -354,8 +359,22 @@ impl Engine {
             return Ok(());
         }
         match delta {
-            DeltaId::Exec(_) => Err(EngineError::Lost { delta: *delta }),
-            DeltaId::Tree { tree, .. } => materialise(&self.store, *tree, disk).map(|_| ()).map_err(gone),
+            DeltaId::Exec(key) => {
+                let lost = || EngineError::Lost { delta: *delta };
+                let face = tree_face(&self.store, delta)?.ok_or_else(lost)?;
+                let restored = self
+                    .bring_files(face.tree)
+                    .and_then(|()| restore_exec(&self.store, *key, &face).map_err(EngineError::from));
+                restored.map(|_| ()).map_err(|_| {
+                    // Whatever it was: the step can be run here.
+                    let _ = forget_tree_face(&self.store, delta);
+                    lost()
+                })
+            }
+            DeltaId::Tree { tree, .. } => {
+                self.bring_files(*tree).or_else(|error| lost_or(error).map(|_| ()))?;
+                materialise(&self.store, *tree, disk).map(|_| ()).map_err(gone)
+            }
             DeltaId::Layer(layer) => {
                 let base = self.images.layer(layer).ok_or(EngineError::Lost { delta: *delta })?;
                 let open = || {
@@ -378,6 +397,14 @@ impl Engine {
                 })
             }
         }
+    }
+
+    /// Has the contents of a tree's files come from upstream, all at once.
+    pub(crate) fn bring_files(&self, tree: TreeDigest) -> Result<(), EngineError> {
+        if self.shared.imports() {
+            self.store.bring_contents(&self.store.tree(tree)?)?;
+        }
+        Ok(())
     }
 
     /// The folders of a snapshot for an overlay, the topmost first.

@@ -13,6 +13,7 @@
 //! - `outputs`: results as files in a folder, or as a tar of the root file system.
 //! - `export`: deltas to layers to an image.
 //! - `attest`: which packages are in a result, and what it was made of.
+//! - `sharing`: what is stored, to and from remote caches.
 //! - `baked`: keys that frameworks write into their output, and results that are not reproducible.
 //! - `conflict`: two tasks that write one path.
 //! - `container`: an image's process and its probe.
@@ -41,6 +42,7 @@ mod registries;
 mod remote;
 mod secrets;
 mod session;
+mod sharing;
 mod step;
 #[cfg(test)]
 mod testing;
@@ -66,6 +68,7 @@ pub use registries::registry_client;
 pub use remote::RemoteError;
 pub use secrets::{MAX_SECRET_BYTES, SecretError, Secrets};
 pub use session::{IsolationMode, Options, SolveOptions};
+pub use sharing::{ExportedTo, Sharing};
 pub use step::is_limit;
 pub use trust::BundleError;
 pub use upkeep::DEFAULT_BUDGET;

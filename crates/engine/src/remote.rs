@@ -138,6 +138,11 @@ impl Remotes {
         }
     }
 
+    /// How servers are reached.
+    pub(crate) const fn proxies(&self) -> &Proxies {
+        &self.proxies
+    }
+
     /// From now on this build is listened to.
     pub(crate) fn follow(&self, following: Following) {
         *self.following.lock().unwrap_or_else(PoisonError::into_inner) = following;

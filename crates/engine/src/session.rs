@@ -19,6 +19,7 @@ use crate::faces::Inspected;
 use crate::images::{BaseImages, ImageLocation, OpenedImage};
 use crate::remote::{Following, Remotes, is_for_sources};
 use crate::secrets::Secrets;
+use crate::sharing::Shared;
 use crate::step::LogFolder;
 use crate::trust::Trust;
 use crate::worker::{Engine, secrets_asked_for};
@@ -90,6 +91,7 @@ impl Engine {
             undeclared: Mutex::default(),
             remotes: Remotes::of_machine(variable),
             inspected: Inspected::default(),
+            shared: Shared::default(),
         })
     }
 
@@ -145,6 +147,7 @@ impl Engine {
             let message = format!("the secret `{id}` was given, but no step asks for it");
             options.events.warn(None, message, if asked.is_empty() { Vec::new() } else { vec![hint] });
         }
+        self.begin_sharing(&options.events);
         let (events, cancellation) = (options.events.clone(), options.cancellation.clone());
         self.remotes.follow(Following { events, cancellation });
         let solver =

@@ -18,7 +18,7 @@ use wbuild_solver::RunContext;
 use wbuild_store::{Area, Draft};
 use wbuild_tree::EntryPath;
 
-use crate::caches::{CacheInUse, Seed};
+use crate::caches::{CacheInUse, Seed, digest_of};
 use crate::error::{EngineError, StepFailure};
 use crate::secrets::Secrets;
 use crate::trust::{BUNDLE_TARGET, Trust};
@@ -75,7 +75,10 @@ impl Engine {
                     access: if *writable { Access::Discarded } else { Access::ReadOnly },
                 },
                 MountKind::Cache(cache) => {
-                    let taken = CacheInUse::take(cache, seeds.get(&index), &self.store)?;
+                    let seed = seeds.get(&index);
+                    let fill = |id: &_, kept: &_| self.fill_mount(id, kept);
+                    let taken = CacheInUse::take(cache, seed, &self.store, &fill)?;
+                    self.shared.used_mount(&digest_of(cache, seed), &cache.never_publish);
                     let source = Source::host(taken.folder.clone());
                     caches.push(taken);
                     let access = if cache.read_only { Access::ReadOnly } else { Access::ReadWrite };

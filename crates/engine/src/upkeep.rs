@@ -26,6 +26,8 @@ impl Engine {
     /// # Errors
     /// When it cannot; the build is not the worse for it.
     pub fn tidy(&self, budget: u64) -> Result<(), EngineError> {
+        // What is looked through now is what is here.
+        self.store.set_upstream(None);
         self.remove(self.store.sweep()?)?;
         self.store.settle()?;
         let marker = self.store.area(Area::Index)?.join("last-collection");

@@ -13,7 +13,7 @@ use wbuild_oci::{Digest, Platform};
 use wbuild_report::{FieldChange, VertexId};
 use wbuild_snapshot::{
     CollectReply, CollectRequest, CollectTimes, Existing, Mtimes, Override, Selection, View, disk_face,
-    face_name, materialise, publish_exec,
+    face_name, materialise, publish_exec, tree_face,
 };
 use wbuild_solver::{Loss, Record, Records, RunContext, Worker};
 use wbuild_store::{KeyLock, RecordMeta, Ref, Store, Stored};
@@ -37,6 +37,7 @@ use crate::native;
 use crate::remote::Remotes;
 use crate::secrets::Secrets;
 use crate::session::IsolationMode;
+use crate::sharing::Shared;
 use crate::step::{LogFolder, Ran};
 use crate::trust::Trust;
 use crate::users::{ResolvedUser, resolve_user};
@@ -69,6 +70,8 @@ pub struct Engine {
     pub(crate) remotes: Remotes,
     /// What was read in full, or looked at, and found right.
     pub(crate) inspected: Inspected,
+    /// Remote caches.
+    pub(crate) shared: Shared,
 }
 
 impl Engine {
@@ -117,6 +120,7 @@ impl Engine {
             contents.ok_or_else(|| EngineError::NoSeed { path: source.clone() })?
         };
         self.store.put_tree(&tree)?;
+        self.store.bring_contents(&tree)?;
         let folder = materialise(&self.store, tree.digest(), self.disk(Mtimes::Tree))?;
         Ok(Seed { folder: folder.fs(), content: tree.content() })
     }
@@ -323,7 +327,15 @@ impl Records for Engine {
 
     fn record(&self, key: &Key) -> Result<Option<Record>, EngineError> {
         let Some(stored) = self.store.record(&key.0)? else { return Ok(None) };
-        Ok(Record::from_bytes(&stored.body).ok().filter(|record| record.set_aside.is_none()))
+        let record = Record::from_bytes(&stored.body).ok().filter(|record| record.set_aside.is_none());
+        if record.is_some() {
+            self.shared.used(key);
+        }
+        Ok(record)
+    }
+
+    fn import(&self, key: &Key, identity: &str, preimage: &Preimage) -> Result<Option<Record>, EngineError> {
+        self.import_record(key, identity, preimage)
     }
 
     fn why_lost(&self, key: &Key) -> Result<Option<String>, EngineError> {
@@ -347,6 +359,7 @@ impl Records for Engine {
         if replace || !first && self.record(key)?.is_none() {
             self.store.replace_record(&key.0, &meta, &body)?;
         }
+        self.shared.used(key);
         Ok(self.store.set_latest(&Digest::of(identity.as_bytes()), &key.0)?)
     }
 
@@ -395,7 +408,10 @@ impl Worker for Engine {
         Ok(match delta {
             DeltaId::Layer(_) => true,
             DeltaId::Tree { tree, .. } => self.store.has_tree(*tree)?,
-            DeltaId::Exec(_) => disk_face(&self.store, delta, self.disk(Mtimes::Tree))?.is_some(),
+            DeltaId::Exec(_) => {
+                disk_face(&self.store, delta, self.disk(Mtimes::Tree))?.is_some()
+                    || tree_face(&self.store, delta)?.is_some()
+            }
         })
     }
 

@@ -28,6 +28,8 @@ pub enum Reuse {
     Local,
     /// Another process was building the same key; its result was awaited.
     Awaited,
+    /// A record of another machine, from a remote cache.
+    Imported,
 }
 
 /// How a vertex ended.

@@ -7,12 +7,13 @@ use wbuild_graph::{DeltaId, Key};
 use wbuild_layer::{Expected, Owners, UnpackOptions, unpack};
 use wbuild_oci::{DiffId, Digest};
 use wbuild_store::{DeltaFolder, DeltaName, Draft, RecordMeta, Ref, Store};
-use wbuild_tree::{Entry, EntryPath, Lookup, Meta, TreeDigest};
+use wbuild_tree::{ContentDigest, Entry, EntryPath, Lookup, Meta, TreeDigest};
 
 use crate::error::{At, SnapshotError};
 use crate::folders::{READ, open_below};
-use crate::materialise::{Disk, Mtimes};
+use crate::materialise::{self, Disk, Mtimes};
 use crate::pool::describe;
+use crate::restore::overrides_of;
 use crate::seal::seal;
 use crate::view::View;
 
@@ -31,12 +32,20 @@ pub struct TreeFace {
     /// are there.
     #[serde(default)]
     pub implied: Vec<EntryPath>,
+    /// What keys see of the tree, where that is to be known without reading it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content: Option<ContentDigest>,
 }
 
 impl TreeFace {
     /// That of a plain tree.
     pub const fn of(tree: TreeDigest) -> Self {
-        Self { tree, opaque_root: false, implied: Vec::new() }
+        Self { tree, opaque_root: false, implied: Vec::new(), content: None }
+    }
+
+    /// That of a step, which need not be read for its digests.
+    pub const fn of_step(tree: TreeDigest, content: ContentDigest) -> Self {
+        Self { tree, opaque_root: false, implied: Vec::new(), content: Some(content) }
     }
 }
 
@@ -94,7 +103,12 @@ pub fn publish_exec(
     let name = face_name(&DeltaId::Exec(key), disk);
     Ok(match existing {
         Existing::Stays => store.publish_delta(&name, upper, sealed)?,
-        Existing::Goes => store.replace_delta(&name, upper, sealed)?,
+        Existing::Goes => {
+            let folder = store.replace_delta(&name, upper, sealed)?;
+            // What was imported was another run of the step.
+            store.remove_record(&tree_face_key(&DeltaId::Exec(key), None))?;
+            folder
+        }
     })
 }
 
@@ -104,19 +118,20 @@ pub(crate) fn publish(store: &Store, name: &DeltaName, draft: Draft) -> Result<D
     Ok(store.publish_delta(name, draft, sealed)?)
 }
 
-/// The face of a step belongs to one folder: another run of the same step may have written something else.
+/// The face of a step belongs to one folder: another run of the same step may have written something else. Without a folder
+/// it is one that was imported.
 fn tree_face_key(delta: &DeltaId, folder: Option<&DeltaFolder>) -> Digest {
     let instance = folder.map_or("", DeltaFolder::instance);
     Digest::of(format!("{TREE_FACE}{}\n{instance}", delta.name()).as_bytes())
 }
 
-/// Whose tree face it is: for a step's delta the folder that is there, nothing when there is none.
-fn key_of(store: &Store, delta: &DeltaId) -> Result<Option<Digest>, SnapshotError> {
+/// Whose tree face it is: for a step's delta that of the folder that is there, of none when there is none.
+fn key_of(store: &Store, delta: &DeltaId) -> Result<Digest, SnapshotError> {
     if !matches!(delta, DeltaId::Exec(_)) {
-        return Ok(Some(tree_face_key(delta, None)));
+        return Ok(tree_face_key(delta, None));
     }
     let disk = Disk { mtimes: Mtimes::Tree, owners: Owners::Set };
-    Ok(disk_face(store, delta, disk)?.map(|folder| tree_face_key(delta, Some(&folder))))
+    Ok(tree_face_key(delta, disk_face(store, delta, disk)?.as_ref()))
 }
 
 /// The tree face of a delta, if it is known and its tree is there.
@@ -124,19 +139,24 @@ fn key_of(store: &Store, delta: &DeltaId) -> Result<Option<Digest>, SnapshotErro
 /// # Errors
 /// When the store cannot be read.
 pub fn tree_face(store: &Store, delta: &DeltaId) -> Result<Option<TreeFace>, SnapshotError> {
-    let face = match delta {
-        DeltaId::Tree { tree, .. } => TreeFace::of(*tree),
-        DeltaId::Layer(_) | DeltaId::Exec(_) => {
-            let Some(key) = key_of(store, delta)? else { return Ok(None) };
-            let Some(record) = store.record(&key)? else { return Ok(None) };
-            let Ok(face) = serde_json::from_slice::<TreeFace>(&record.body) else { return Ok(None) };
-            face
-        }
-    };
+    let Some(face) = named_tree_face(store, delta)? else { return Ok(None) };
     Ok(store.has_tree(face.tree)?.then_some(face))
 }
 
-/// Remembers the tree face of a layer, or (with the folder that it was read from) of a step's delta.
+/// The tree face of a delta, if it is known, whether or not its tree can be had.
+///
+/// # Errors
+/// When the store cannot be read.
+pub fn named_tree_face(store: &Store, delta: &DeltaId) -> Result<Option<TreeFace>, SnapshotError> {
+    if let DeltaId::Tree { tree, .. } = delta {
+        return Ok(Some(TreeFace::of(*tree)));
+    }
+    let Some(record) = store.record(&key_of(store, delta)?)? else { return Ok(None) };
+    Ok(serde_json::from_slice::<TreeFace>(&record.body).ok())
+}
+
+/// Remembers the tree face of a layer, or (with the folder that it was read from) of a step's delta. That of a step without a
+/// folder is one that was imported: it counts as long as there is no folder, which [`restore_exec`] makes of it.
 ///
 /// # Errors
 /// When that cannot be written.
@@ -158,10 +178,31 @@ pub fn remember_tree_face(
 /// # Errors
 /// When that cannot be written.
 pub fn forget_tree_face(store: &Store, delta: &DeltaId) -> Result<(), SnapshotError> {
-    match key_of(store, delta)? {
-        Some(key) => Ok(store.remove_record(&key)?),
-        None => Ok(()),
-    }
+    Ok(store.remove_record(&key_of(store, delta)?)?)
+}
+
+/// Makes the disk face of a step's delta from its tree face, which was imported. Owners that this process cannot set are
+/// in its notes, as they are when the step runs here.
+///
+/// # Errors
+/// [`SnapshotError::is_lost`] when a tree or a blob is; others name the path.
+pub fn restore_exec(store: &Store, key: Key, face: &TreeFace) -> Result<DeltaFolder, SnapshotError> {
+    let delta = DeltaId::Exec(key);
+    let disk = Disk { mtimes: Mtimes::Tree, owners: Owners::of_process() };
+    let name = face_name(&delta, disk);
+    making(store, &name, || {
+        let root = store.tree(face.tree)?;
+        let mut draft = store.draft()?;
+        materialise::fill(store, &root, disk, &draft.fs())?;
+        let kept = overrides_of(store, &root, &draft.fs(), disk.owners)?;
+        if !kept.is_empty() {
+            let bytes = serde_json::to_vec(&kept).map_err(std::io::Error::from);
+            draft.set_notes(&bytes.at("encode the owners of", store.path())?)?;
+        }
+        let folder = publish(store, &name, draft)?;
+        remember_tree_face(store, &delta, Some(&folder), face)?;
+        Ok(folder)
+    })
 }
 
 /// Finds a disk face or makes it, one process at a time.
@@ -234,7 +275,8 @@ pub fn unpack_layer(
             describe_implied(&unpacked.implied, below, target.as_fd(), &path, owners)?;
         }
         let tree = store.put_tree(&unpacked.tree)?;
-        let face = TreeFace { tree, opaque_root: unpacked.opaque_root, implied: unpacked.implied };
+        let face =
+            TreeFace { tree, opaque_root: unpacked.opaque_root, implied: unpacked.implied, content: None };
         remember_tree_face(store, &delta, None, &face)?;
         made = Some(face);
         publish(store, &name, draft)
@@ -259,7 +301,7 @@ fn read_layer(store: &Store, source: &LayerSource<'_>, delta: &DeltaId) -> Resul
     let options = wbuild_layer::ReadOptions::default();
     let read = wbuild_layer::read_tree(blob, &expected(source), &options, &wbuild_layer::DigestOnly)?;
     let tree = store.put_tree(&read.tree)?;
-    let face = TreeFace { tree, opaque_root: read.opaque_root, implied: read.implied };
+    let face = TreeFace { tree, opaque_root: read.opaque_root, implied: read.implied, content: None };
     remember_tree_face(store, delta, None, &face)?;
     Ok(face)
 }

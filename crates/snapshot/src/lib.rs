@@ -24,6 +24,7 @@ mod materialise;
 mod merge;
 mod note_owners;
 mod pool;
+mod restore;
 mod seal;
 mod selection;
 mod stack;
@@ -33,12 +34,13 @@ pub use check::{CheckReply, CheckRequest, Made, check};
 pub use collect::{CollectReply, CollectRequest, CollectTimes, Device, Override, OwnerSource, Stub, collect};
 pub use error::SnapshotError;
 pub use face::{
-    Existing, LayerFace, LayerSource, TreeFace, disk_face, face_name, forget_tree_face, publish_exec,
-    remember_tree_face, tree_face, unpack_layer,
+    Existing, LayerFace, LayerSource, TreeFace, disk_face, face_name, forget_tree_face, named_tree_face,
+    publish_exec, remember_tree_face, restore_exec, tree_face, unpack_layer,
 };
 pub use materialise::{Disk, Mtimes, content_time, materialise};
 pub use merge::merged_tree;
 pub use note_owners::{NoteOwners, note_owners};
+pub use restore::set_modified;
 pub use seal::seal;
 pub use selection::Selection;
 pub use stack::stack_for_mount;

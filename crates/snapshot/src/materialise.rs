@@ -86,7 +86,7 @@ struct Finish {
     opaque: bool,
 }
 
-fn fill(store: &Store, root: &Subtree, disk: Disk, target: &Path) -> Result<(), SnapshotError> {
+pub(crate) fn fill(store: &Store, root: &Subtree, disk: Disk, target: &Path) -> Result<(), SnapshotError> {
     let mut folders = Folders::open(target)?;
     let mut finish = vec![Finish { meta: Meta::new(0o755), opaque: false }];
     let mut leaves: Vec<(FolderId, Vec<Leaf>)> = Vec::new();

@@ -150,7 +150,7 @@ impl View {
         let (delta, seen) = self.find(path)?.ok_or_else(|| SnapshotError::NotFound { path: path.clone() })?;
         let delta = &self.deltas[delta];
         if let Seen::Tree(Entry { node: Node::File { content, .. }, .. }) = &seen
-            && (self.store.has_blob(content)? || delta.disk.is_none())
+            && (self.store.holds_blob(content)? || delta.disk.is_none())
         {
             return Ok(Box::new(self.store.open_blob(content)?.reader()));
         }
@@ -165,12 +165,17 @@ impl View {
     pub fn bring_contents(&self, path: &EntryPath, entry: &Entry) -> Result<(), SnapshotError> {
         let bring = |path: &EntryPath, entry: &Entry| -> Result<(), SnapshotError> {
             let Node::File { content, .. } = &entry.node else { return Ok(()) };
-            if self.store.has_blob(content)? {
+            if self.store.holds_blob(content)? {
                 return Ok(());
             }
             let (delta, _) =
                 self.find(path)?.ok_or_else(|| SnapshotError::NotFound { path: path.clone() })?;
-            let file = self.open_on_disk(&self.deltas[delta], path)?;
+            let delta = &self.deltas[delta];
+            if delta.disk.is_none() && self.store.has_blob(content)? {
+                // Upstream; it comes when somebody reads it.
+                return Ok(());
+            }
+            let file = self.open_on_disk(delta, path)?;
             self.store.put_file(&file, &path.to_path_buf(), Some(content))?;
             Ok(())
         };

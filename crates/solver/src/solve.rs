@@ -450,6 +450,13 @@ impl<W: Worker> Pass<W> {
                 self.finished(id, Outcome::Reused { from: Reuse::Local });
                 return Ok(Solved { snapshot: record.snapshot, key: Some(key), ran: false });
             }
+            let wanted = preimage.clone();
+            let found = self
+                .blocking(id, move |worker, graph| worker.import(&key, &graph.vertex(id).identity, &wanted));
+            if let Some(record) = found.await? {
+                self.finished(id, Outcome::Reused { from: Reuse::Imported });
+                return Ok(Solved { snapshot: record.snapshot, key: Some(key), ran: false });
+            }
         }
         for snapshot in inputs {
             self.demand(snapshot).await?;

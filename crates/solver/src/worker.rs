@@ -91,6 +91,16 @@ pub trait Records {
     /// When the store cannot be read.
     fn record(&self, key: &Key) -> Result<Option<Record>, Self::Error>;
 
+    /// The record that another machine made of a key, when there is none here; from then on it is here. `preimage` is what the
+    /// key was computed from. May take a while, and fails for no reason of the other machine's.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    fn import(&self, key: &Key, identity: &str, preimage: &Preimage) -> Result<Option<Record>, Self::Error> {
+        let _ = (key, identity, preimage);
+        Ok(None)
+    }
+
     /// What became of the record of a key, if there was one that is no longer good: it was damaged, or what it refers to.
     ///
     /// # Errors

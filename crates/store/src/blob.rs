@@ -183,7 +183,7 @@ impl Store {
     /// When they cannot be written.
     pub fn put_bytes(&self, bytes: &[u8]) -> Result<Digest, StoreError> {
         let digest = Digest::of(bytes);
-        if self.has_blob(&digest)? {
+        if self.holds_blob(&digest)? {
             return Ok(digest);
         }
         let (path, mut file) = self.temporary()?;
@@ -212,7 +212,7 @@ impl Store {
         expected: Option<&Digest>,
     ) -> Result<(Digest, u64), StoreError> {
         if let Some(expected) = expected
-            && self.has_blob(expected)?
+            && self.holds_blob(expected)?
         {
             return Ok((*expected, self.open_blob(expected)?.size()));
         }
@@ -227,20 +227,25 @@ impl Store {
         writer.finish(expected).map_err(|error| about(error, subject))
     }
 
-    /// Whether the blob is there, as it was published.
+    /// Whether the blob can be had: it is here as it was published, or upstream.
     ///
     /// # Errors
     /// When that cannot be found out.
     pub fn has_blob(&self, digest: &Digest) -> Result<bool, StoreError> {
-        self.has_sealed(Kind::Blob, digest)
+        Ok(self.holds_blob(digest)? || self.upstream_has(&Ref::Blob(*digest)))
     }
 
-    /// Opens a blob.
+    /// Opens a blob; one that is upstream is brought here first.
     ///
     /// # Errors
     /// [`StoreError::is_lost`] when it is not there or was damaged.
     pub fn open_blob(&self, digest: &Digest) -> Result<Blob, StoreError> {
-        let (file, size) = self.open_sealed(Kind::Blob, digest)?;
+        let (file, size) = match self.open_sealed(Kind::Blob, digest) {
+            Err(error) if error.is_lost() && self.fetch_missing(&Ref::Blob(*digest)) => {
+                self.open_sealed(Kind::Blob, digest)?
+            }
+            other => other?,
+        };
         Ok(Blob { store: self.clone(), digest: *digest, file, size })
     }
 
@@ -262,7 +267,7 @@ impl Store {
     }
 
     /// Where the blob is, or would be: for hard links and reflinks. Whoever links it has had it checked with
-    /// [`has_blob`](Self::has_blob), and lets nobody write through the link.
+    /// [`holds_blob`](Self::holds_blob), and lets nobody write through the link.
     pub fn blob_path(&self, digest: &Digest) -> PathBuf {
         Kind::Blob.path(self, digest)
     }
@@ -283,7 +288,7 @@ impl Store {
 
     fn publish_blob(&self, digest: &Digest, size: u64, path: &Path, file: &File) -> Result<(), StoreError> {
         // Already there: its file stays, so that links to it (exported layouts) go on sharing one inode.
-        if self.has_blob(digest)? {
+        if self.holds_blob(digest)? {
             return Ok(());
         }
         self.publish(Kind::Blob, digest, path, file, size)

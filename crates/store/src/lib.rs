@@ -26,6 +26,9 @@
 //! - **Power loss** may cost the newest entries and never makes wrong ones; see [`Store::settle`] and `cache/format.md`.
 //! - **Collection** takes nothing that a live process used since it began ([`Store::workspace`]), nor what is young.
 //!
+//! What is not here may be *upstream* ([`Store::set_upstream`]): it then counts as there ([`Store::has_blob`],
+//! [`Store::has_tree`]) and comes when it is read.
+//!
 //! What does not hold: bytes that rot on disk under an unchanged size and time are noticed only by a full read
 //! ([`Blob::reader`], [`Store::verify`], everything after [`Store::look_closely`]); locks rely on `flock`, so the directory belongs on a local file system.
 
@@ -43,6 +46,7 @@ mod sealed;
 mod store;
 mod trash;
 mod trees;
+mod upstream;
 mod usage;
 mod verify;
 mod version;
@@ -59,6 +63,7 @@ pub use record::{Record, RecordMeta, Stored};
 pub use removal::remove_tree;
 pub use seal::seal_time;
 pub use store::Store;
+pub use upstream::Upstream;
 pub use usage::{Usage, UsageOf};
 pub use verify::{Inodes, Verified};
 pub use workspace::Workspace;

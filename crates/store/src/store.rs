@@ -3,7 +3,7 @@ use std::fmt;
 use std::fs::{self, File};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use rustix::fs::{AtFlags, CWD, Stat, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, utimensat};
@@ -14,6 +14,7 @@ use crate::delta::DeltaName;
 use crate::entry::Ref;
 use crate::error::{At, StoreError};
 use crate::layout::{Area, Layout};
+use crate::upstream::Upstream;
 use crate::version::{self, Access};
 use crate::workspace::{Census, Moment, Workspace, census};
 
@@ -36,6 +37,8 @@ struct Inner {
     damaged_records: Mutex<BTreeSet<Digest>>,
     /// Blobs and trees that were read in full, once nothing is trusted unread any more.
     read: Mutex<Option<HashSet<Ref>>>,
+    /// Where else there may be blobs and trees.
+    upstream: RwLock<Option<Arc<dyn Upstream>>>,
 }
 
 impl fmt::Debug for Store {
@@ -94,6 +97,7 @@ impl Store {
                 unsettled: Mutex::new(BTreeSet::new()),
                 damaged_records: Mutex::new(BTreeSet::new()),
                 read: Mutex::new(None),
+                upstream: RwLock::new(None),
             }),
         })
     }
@@ -120,6 +124,10 @@ impl Store {
     /// something turned out to be damaged. Each is read once.
     pub fn look_closely(&self) {
         *self.read() = Some(HashSet::new());
+    }
+
+    pub(crate) fn upstream(&self) -> &RwLock<Option<Arc<dyn Upstream>>> {
+        &self.inner.upstream
     }
 
     /// What was read in full; `None` while nothing has to be.

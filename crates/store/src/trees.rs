@@ -1,9 +1,10 @@
-use std::fs;
+use std::fs::{self, File};
 use std::io::{Read, Write};
 
 use wbuild_oci::Digest;
 use wbuild_tree::{Directory, Subtree, TreeDigest, TreeLoadError, TreeSource, decode_object, encode_object};
 
+use crate::entry::Ref;
 use crate::error::{At, StoreError};
 use crate::sealed::{Kind, MAX_TREE_BYTES};
 use crate::store::Store;
@@ -73,12 +74,13 @@ impl Store {
         published
     }
 
-    /// Whether the object of a tree is there, as it was published; says nothing about the trees below it.
+    /// Whether the object of a tree can be had: it is here as it was published, or upstream. Says nothing about the trees
+    /// below it.
     ///
     /// # Errors
     /// When that cannot be found out.
     pub fn has_tree(&self, tree: TreeDigest) -> Result<bool, StoreError> {
-        self.has_sealed(Kind::Tree, &tree.0)
+        Ok(self.holds_tree(tree)? || self.upstream_has(&Ref::Tree(tree)))
     }
 
     /// A stored tree, by its digest.
@@ -90,10 +92,21 @@ impl Store {
     }
 }
 
-/// Every object is checked against its digest when it is read; a damaged one is dropped.
-impl TreeSource for Store {
-    fn directory(&self, tree: TreeDigest) -> Result<Directory, TreeLoadError> {
-        let (file, size) = self.open_sealed(Kind::Tree, &tree.0).map_err(|error| load_error(tree, error))?;
+impl Store {
+    /// A stored directory of this store, whatever an upstream has.
+    ///
+    /// # Errors
+    /// When it is missing, unreadable or damaged; then it is dropped.
+    pub fn directory_here(&self, tree: TreeDigest) -> Result<Directory, TreeLoadError> {
+        self.read_directory(tree, self.open_sealed(Kind::Tree, &tree.0))
+    }
+
+    fn read_directory(
+        &self,
+        tree: TreeDigest,
+        opened: Result<(File, u64), StoreError>,
+    ) -> Result<Directory, TreeLoadError> {
+        let (file, size) = opened.map_err(|error| load_error(tree, error))?;
         if size > MAX_TREE_BYTES {
             return Err(TreeLoadError::Damaged { tree, why: "it is larger than any tree" });
         }
@@ -105,6 +118,19 @@ impl TreeSource for Store {
         read_object(tree, &bytes).inspect_err(|_| {
             let _ = self.drop_damaged(Kind::Tree, &tree.0, &file, "its bytes have another checksum");
         })
+    }
+}
+
+/// Every object is checked against its digest when it is read; a damaged one is dropped. One that is upstream is brought here.
+impl TreeSource for Store {
+    fn directory(&self, tree: TreeDigest) -> Result<Directory, TreeLoadError> {
+        let opened = match self.open_sealed(Kind::Tree, &tree.0) {
+            Err(error) if error.is_lost() && self.fetch_missing(&Ref::Tree(tree)) => {
+                self.open_sealed(Kind::Tree, &tree.0)
+            }
+            other => other,
+        };
+        self.read_directory(tree, opened)
     }
 }
 

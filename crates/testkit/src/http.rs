@@ -103,6 +103,11 @@ impl Reply {
         self
     }
 
+    /// Its body.
+    pub const fn content(&self) -> &Body {
+        &self.body
+    }
+
     fn send(&self, seen: &Seen, stream: &mut dyn Stream) -> io::Result<()> {
         let mut head = format!("HTTP/1.1 {} Said\r\nConnection: close\r\n", self.status);
         for (name, value) in &self.headers {

@@ -21,8 +21,8 @@ use wbuild_solver::{NoCache, SolveError};
 
 use super::attest::{Attestor, BuildFacts, IMAGE_BUILD, Requests};
 use super::output::{Output, check_file};
-use super::request::{any_platform, budget, build_args, jobs, labels, secrets, tags};
-use super::result::{describe, solve_and};
+use super::request::{any_platform, budget, build_args, jobs, labels, secrets, sharing, tags};
+use super::result::{describe, share, solve_and};
 use super::{Failure, Session, WriteError, examples, print};
 use crate::args::ImageArgs;
 use crate::progress::{Clock, Progress, ProgressMode, Terminal};
@@ -41,7 +41,9 @@ pub(crate) fn run(args: &ImageArgs, session: &Session) -> Result<(), Failure> {
     let build_args = build_args(&args.build_args, session)?;
     let created = created(&args.timestamp, session)?;
     let budget = budget(session)?;
-    let engine = open(args, session, &platform)?;
+    let sharing = sharing(&args.sharing, session)?;
+    let mut engine = open(args, session, &platform)?;
+    engine.share(sharing);
     let workspace = engine.open_workspace(&root)?;
     let spec = spec(args, &workspace)?;
     if args.print_spec {
@@ -131,6 +133,7 @@ pub(crate) fn run(args: &ImageArgs, session: &Session) -> Result<(), Failure> {
         describe(&built, &names.join(","), args.iidfile.as_deref(), args.metadata_file.as_deref())?;
         Ok((built, ran))
     });
+    share(&engine, &progress, written.as_ref().err());
     let (built, ran) = match written {
         Ok(written) => written,
         Err(failure) => return Err(failure.shown_by(progress, mode)),

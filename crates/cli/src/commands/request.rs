@@ -3,10 +3,13 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 
-use wbuild_engine::{DEFAULT_BUDGET, SecretError, Secrets};
+use wbuild_cache::{Place, Role, Signature, scopes};
+use wbuild_engine::{DEFAULT_BUDGET, SecretError, Secrets, Sharing};
 use wbuild_oci::{Platform, Reference};
+use wbuild_report::Hint;
 
 use super::{Failure, Session};
+use crate::args::SharingArgs;
 
 /// How large the store may be after a build.
 pub(crate) fn budget(session: &Session) -> Result<u64, Failure> {
@@ -39,6 +42,31 @@ fn secret_failure(error: SecretError) -> Failure {
         }
         other => Failure::new(other),
     }
+}
+
+/// `--cache-from` and `--cache-to`, with what the variables of a CI system say about scopes.
+pub(crate) fn sharing(given: &SharingArgs, session: &Session) -> Result<Sharing, Failure> {
+    let parse = |role, texts: &[String]| -> Result<Vec<Place>, Failure> {
+        let place = |text: &String| {
+            Place::parse(role, text, &session.variable)
+                .map_err(|error| Failure::Usage { message: error.to_string(), hints: error.hints() })
+        };
+        texts.iter().map(place).collect()
+    };
+    let mut to = parse(Role::Export, &given.cache_to)?;
+    // For builds whose results others should not get, such as those of pull requests from outside.
+    if (session.variable)("WBUILD_CACHE_READONLY")
+        .is_some_and(|value| !matches!(value.as_str(), "" | "0" | "false"))
+    {
+        to.clear();
+    }
+    let secret = (session.variable)("WBUILD_CACHE_SIGNATURE_KEY");
+    Ok(Sharing {
+        from: parse(Role::Import, &given.cache_from)?,
+        to,
+        scopes: Some(scopes(&session.variable)),
+        signature: secret.and_then(|secret| Signature::new(secret.as_bytes())),
+    })
 }
 
 /// A platform that an image can be for, whether or not its steps can run here.

@@ -4,12 +4,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::json;
-use wbuild_engine::{BuiltImage, Engine, EngineError, SolveOptions};
+use wbuild_engine::{BuiltImage, Engine, EngineError, ExportedTo, SolveOptions};
 use wbuild_frontend::{Definition, Target};
 use wbuild_graph::Snapshot;
 use wbuild_solver::{Solution, SolveError};
 
 use super::{Failure, WriteError};
+use crate::progress::Progress;
+use crate::render::size;
 
 /// Results can be lost where their trees are read, and then where their layers are written.
 const MOST_LOSSES: usize = 2;
@@ -37,6 +39,19 @@ pub(crate) fn solve_and<T, E>(
                 engine.look_closely();
             }
             written => return Ok((written, solution.ran() > 0)),
+        }
+    }
+}
+
+/// Fills the caches that were asked for, and says what went there. What succeeded before something failed is worth as much.
+pub(crate) fn share(engine: &Engine, progress: &Progress, failure: Option<&Failure>) {
+    if matches!(failure, Some(Failure::Interrupted)) {
+        return;
+    }
+    for ExportedTo { place, records, bytes } in engine.finish_sharing() {
+        if records > 0 || bytes > 0 {
+            let results = if records == 1 { "1 result" } else { &format!("{records} results") };
+            progress.note(format!("cache {place}: {results} added ({})", size(bytes)));
         }
     }
 }

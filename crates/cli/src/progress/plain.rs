@@ -72,6 +72,7 @@ impl PlainView {
         let seconds = took.as_secs_f64();
         let text = match outcome {
             Outcome::Reused { from: Reuse::Local } => "CACHED".to_owned(),
+            Outcome::Reused { from: Reuse::Imported } => "CACHED (imported)".to_owned(),
             Outcome::Reused { from: Reuse::Awaited } => {
                 "CACHED (built meanwhile by another process)".to_owned()
             }

@@ -1,3 +1,5 @@
+use std::ops::Range;
+
 use reqwest::Method;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 
@@ -108,6 +110,23 @@ impl Request {
     pub fn with_header(mut self, name: &'static str, value: HeaderValue) -> Self {
         self.headers.append(HeaderName::from_static(name), value);
         self
+    }
+
+    /// With one more header of these words, for all hosts that it is redirected to.
+    #[must_use]
+    pub fn with_words(self, name: &'static str, value: &'static str) -> Self {
+        self.with_header(name, HeaderValue::from_static(value))
+    }
+
+    /// Only the bytes from one offset to another, which is not the first; a server may send all nevertheless.
+    #[must_use]
+    pub fn with_range(self, range: &Range<u64>) -> Self {
+        // Digits and punctuation are always a header's value.
+        let value = HeaderValue::from_str(&format!("bytes={}-{}", range.start, range.end.saturating_sub(1)));
+        match value {
+            Ok(value) => self.with_header("range", value),
+            Err(_) => self,
+        }
     }
 
     /// With credentials; those of the URL itself come first.

@@ -111,7 +111,7 @@ impl HttpUrl {
     }
 
     /// Made of its user and password.
-    pub(crate) fn authorization(&self) -> Option<&Authorization> {
+    pub fn authorization(&self) -> Option<&Authorization> {
         self.authorization.as_ref()
     }
 

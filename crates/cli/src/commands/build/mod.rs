@@ -24,8 +24,8 @@ use wbuild_oci::{Digest, ImageConfig, Platform, Reference};
 use wbuild_report::Diagnostic;
 
 use super::attest::{Attestor, BuildFacts, DOCKERFILE_BUILD, Requests};
-use super::request::{any_platform, budget, build_args, jobs, labels, secrets, tags};
-use super::result::solve_and;
+use super::request::{any_platform, budget, build_args, jobs, labels, secrets, sharing, tags};
+use super::result::{share, solve_and};
 use super::{Failure, Session, WriteError};
 use crate::args::{BuildArgs, Called, CheckArgs, DockerfileArgs};
 use crate::progress::{Clock, Progress, Terminal};
@@ -58,7 +58,9 @@ pub(crate) fn run(args: &BuildArgs, session: &Session) -> Result<(), Failure> {
         agents: flags::agents(&args.ssh, session)?,
         isolation: super::isolation(&args.isolation)?,
     };
+    let sharing = sharing(&args.sharing, session)?;
     let mut engine = Engine::open(options, &session.variable)?;
+    engine.share(sharing);
     let opened = source::open(&args.dockerfile, &contexts, &mut engine, session)?;
     let Parsed { dockerfile, diagnostics } = read(&opened.source)?;
     let input = DockerfileInput {
@@ -128,6 +130,7 @@ pub(crate) fn run(args: &BuildArgs, session: &Session) -> Result<(), Failure> {
         &|solution, snapshot| outputs::write(&job, solution, snapshot),
     )
     .and_then(|(written, ran)| Ok((written.map_err(OutputError::failure)?, ran)));
+    share(&engine, &progress, done.as_ref().err());
     let (written, ran) = match done {
         Ok(done) => {
             progress.finish();

@@ -1,0 +1,283 @@
+//! What `--cache-to` and `--cache-from` say.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use wbuild_remote::HttpUrl;
+use wbuild_report::{Hint, nearest};
+
+use crate::backend::{Backend, HttpBackend, LocalBackend, Network};
+
+/// Which of the two flags.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// `--cache-from`.
+    Import,
+    /// `--cache-to`.
+    Export,
+}
+
+impl Role {
+    const fn flag(self) -> &'static str {
+        match self {
+            Self::Import => "--cache-from",
+            Self::Export => "--cache-to",
+        }
+    }
+}
+
+/// How much is exported.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// What a build needs in which nothing has changed: records, listings of trees, and layers.
+    Min,
+    /// What a build needs in which something has changed, too: the files of every step.
+    #[default]
+    Max,
+}
+
+/// A place as it was given.
+#[derive(Clone, Debug)]
+pub struct Place {
+    kind: PlaceKind,
+    /// `scope=`, if it was given.
+    pub scope: Option<String>,
+    /// `mode=`.
+    pub mode: Mode,
+    /// `mounts=`: whether cache mounts travel.
+    pub mounts: bool,
+    /// `logs=`: whether preimages are uploaded, which hold arguments and environments of steps.
+    pub logs: bool,
+}
+
+#[derive(Clone, Debug)]
+enum PlaceKind {
+    Local(PathBuf),
+    Http { url: HttpUrl, token: Option<Secret> },
+}
+
+/// Shown nowhere.
+#[derive(Clone)]
+struct Secret(String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret")
+    }
+}
+
+/// Why the text of a flag names no place.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{flag} {}`: {why}", text.escape_debug())]
+pub struct PlaceError {
+    flag: &'static str,
+    /// What was given, without secrets.
+    text: String,
+    why: String,
+    hint: String,
+}
+
+impl Hint for PlaceError {
+    fn hints(&self) -> Vec<String> {
+        vec![self.hint.clone()]
+    }
+}
+
+/// Fields whose values are secret.
+const SECRET: [&str; 4] = ["token", "password", "secret_access_key", "session_token"];
+
+/// What buildx's exporters have for things that are decided otherwise here.
+const IGNORED: [&str; 6] = [
+    "ignore-error",
+    "oci-mediatypes",
+    "image-manifest",
+    "compression",
+    "compression-level",
+    "force-compression",
+];
+
+type Variables<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// The kinds of places: their names, an example, and what they read.
+struct KindOf {
+    name: &'static str,
+    example: &'static str,
+    read: fn(&mut Fields, Variables<'_>) -> Result<PlaceKind, PlaceError>,
+}
+
+const KINDS: [KindOf; 2] = [
+    KindOf {
+        name: "local",
+        example: "--cache-to type=local,dest=FOLDER or --cache-from type=local,src=FOLDER",
+        read: local,
+    },
+    KindOf { name: "http", example: "type=http,url=https://cache.example/wbuild", read: http },
+];
+
+fn local(fields: &mut Fields, _: Variables<'_>) -> Result<PlaceKind, PlaceError> {
+    let name = match fields.role {
+        Role::Export => "dest",
+        Role::Import => "src",
+    };
+    Ok(PlaceKind::Local(fields.need(name)?.into()))
+}
+
+fn http(fields: &mut Fields, variable: Variables<'_>) -> Result<PlaceKind, PlaceError> {
+    let url = fields.need("url")?;
+    let url = fields.url(&url)?;
+    let token =
+        fields.take("token").or_else(|| variable("WBUILD_CACHE_TOKEN").filter(|token| !token.is_empty()));
+    Ok(PlaceKind::Http { url, token: token.map(Secret) })
+}
+
+impl Place {
+    /// Reads `type=…,…`. Credentials that are not given come from variables.
+    ///
+    /// # Errors
+    /// When it names no kind that there is, or a field is missing, unknown or malformed.
+    pub fn parse(role: Role, text: &str, variable: Variables<'_>) -> Result<Self, PlaceError> {
+        let mut fields =
+            Fields { role, shown: String::new(), example: String::new(), fields: BTreeMap::new() };
+        let mut shown = Vec::new();
+        for part in text.split(',') {
+            let (name, value) = part.split_once('=').unwrap_or((part, ""));
+            let name = name.trim().to_ascii_lowercase();
+            let user_info = value.contains('@') && value.contains("://");
+            let hide = SECRET.contains(&name.as_str()) || user_info;
+            shown.push(if hide { format!("{name}=…") } else { part.to_owned() });
+            fields.fields.insert(name, value.to_owned());
+        }
+        fields.shown = shown.join(",");
+        let place = fields.place(variable)?;
+        match fields.fields.keys().next() {
+            Some(name) => Err(fields.error(format!("`{}` means nothing here", name.escape_debug()))),
+            None => Ok(place),
+        }
+    }
+
+    /// A client for it; nothing is asked yet.
+    pub fn connect(&self, network: &Network) -> Arc<dyn Backend> {
+        match &self.kind {
+            PlaceKind::Local(folder) => Arc::new(LocalBackend::new(folder.clone())),
+            PlaceKind::Http { url, token } => {
+                Arc::new(HttpBackend::new(url.clone(), token.as_ref().map(|token| token.0.as_str()), network))
+            }
+        }
+    }
+}
+
+struct Fields {
+    role: Role,
+    shown: String,
+    example: String,
+    fields: BTreeMap<String, String>,
+}
+
+impl Fields {
+    fn error(&self, why: String) -> PlaceError {
+        self.error_with(why, format!("for example {}", self.example))
+    }
+
+    fn error_with(&self, why: String, hint: String) -> PlaceError {
+        PlaceError { flag: self.role.flag(), text: self.shown.clone(), why, hint }
+    }
+
+    fn take(&mut self, name: &str) -> Option<String> {
+        self.fields.remove(name).filter(|value| !value.is_empty())
+    }
+
+    fn need(&mut self, name: &str) -> Result<String, PlaceError> {
+        self.take(name).ok_or_else(|| self.error(format!("it needs {name}=")))
+    }
+
+    fn url(&self, text: &str) -> Result<HttpUrl, PlaceError> {
+        HttpUrl::parse(text).map_err(|error| self.error(error.to_string()))
+    }
+
+    fn switch(&mut self, name: &str, default: bool) -> Result<bool, PlaceError> {
+        match self.take(name).as_deref() {
+            None => Ok(default),
+            Some("true" | "1") => Ok(true),
+            Some("false" | "0") => Ok(false),
+            Some(other) => {
+                let why = format!("`{name}` is `{}`", other.escape_debug());
+                Err(self.error_with(why, format!("{name}=true or {name}=false")))
+            }
+        }
+    }
+
+    fn place(&mut self, variable: Variables<'_>) -> Result<Place, PlaceError> {
+        let names = || KINDS.iter().map(|kind| kind.name);
+        let all = || format!("types are {}", names().collect::<Vec<_>>().join(", "));
+        let name = self.take("type").ok_or_else(|| self.error_with("it names no type".to_owned(), all()))?;
+        let Some(kind) = KINDS.iter().find(|kind| kind.name == name) else {
+            let near = nearest(&name, names()).first().map(|near| format!("did you mean `{near}`?"));
+            let why = format!("there is no cache of type `{}`", name.escape_debug());
+            return Err(self.error_with(why, near.unwrap_or_else(all)));
+        };
+        kind.example.clone_into(&mut self.example);
+        let place = (kind.read)(self, variable)?;
+        let mode = match self.take("mode").as_deref() {
+            None | Some("max") => Mode::Max,
+            Some("min") => Mode::Min,
+            Some(other) => {
+                let why = format!("mode is `{}`", other.escape_debug());
+                return Err(self.error_with(why, "mode=min or mode=max".to_owned()));
+            }
+        };
+        self.fields.retain(|name, _| !IGNORED.contains(&name.as_str()));
+        Ok(Place {
+            kind: place,
+            scope: self.take("scope"),
+            mode,
+            mounts: self.switch("mounts", true)?,
+            logs: self.switch("logs", false)?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(text: &str) -> (String, Vec<String>) {
+        let error = Place::parse(Role::Export, text, &|_| None).unwrap_err();
+        (error.to_string(), error.hints())
+    }
+
+    #[test]
+    fn places() {
+        let place =
+            Place::parse(Role::Import, "type=local,src=/c,scope=a/b,mode=min,mounts=false", &|_| None)
+                .unwrap();
+        assert_eq!(
+            (place.scope.as_deref(), place.mode, place.mounts, place.logs),
+            (Some("a/b"), Mode::Min, false, false)
+        );
+        let known =
+            Place::parse(Role::Export, "type=http,url=http://h/c,ignore-error=true", &|_| None).unwrap();
+        assert_eq!(known.connect(&Network::default()).place(), "http://h/c");
+    }
+
+    #[test]
+    fn secrets_are_not_shown() {
+        for text in ["type=http,url=http://me:s3cret@h/,x=1", "type=http,url=http://h/,token=s3cret,x=1"] {
+            let (error, hints) = refused(text);
+            assert!(!error.contains("s3cret") && error.contains("`x` means nothing here"), "{error}");
+            assert_eq!(hints, ["for example type=http,url=https://cache.example/wbuild"]);
+        }
+        let place =
+            Place::parse(Role::Export, "type=http,url=http://me:s3cret@h/", &|_| Some("s3cret".into()));
+        assert!(!format!("{place:?}").contains("s3cret"));
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        assert_eq!(refused("type=htp").1, ["did you mean `http`?"]);
+        assert!(refused("url=http://h").0.ends_with("it names no type"));
+        assert!(refused("type=http,url=ftp://h").0.contains("only http and https"));
+        assert!(refused("type=local").0.ends_with("it needs dest="));
+    }
+}
