@@ -35,6 +35,16 @@ pub(crate) enum Command {
     Check(Box<CheckArgs>),
     /// Start an image in the sandbox, or find out whether it gets healthy
     Run(RunArgs),
+    /// Fetch an image from a registry: into the state directory, or as an OCI layout
+    Pull(PullArgs),
+    /// Send an image to registries
+    Push(PushArgs),
+    /// Copy an image from one place to another
+    Copy(CopyArgs),
+    /// Check credentials for a registry, and keep them where docker does
+    Login(LoginArgs),
+    /// Forget the credentials for a registry
+    Logout(LogoutArgs),
     /// Show which packages an app is made of, and why
     Workspace(WorkspaceArgs),
     /// Say what this machine allows, and what to change where it allows too little
@@ -403,6 +413,102 @@ pub(crate) struct RunArgs {
 
     #[command(flatten)]
     pub(crate) home: HomeArgs,
+}
+
+/// `wbuild pull`.
+#[derive(Debug, Args)]
+pub(crate) struct PullArgs {
+    /// The image: NAME[:TAG|@DIGEST]
+    pub(crate) image: String,
+
+    /// Write it as an OCI layout: FOLDER, or FILE.tar for an archive
+    #[arg(short, long, value_name = "PATH")]
+    pub(crate) output: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) which: WhichPlatforms,
+
+    #[command(flatten)]
+    pub(crate) progress: ProgressArgs,
+
+    #[command(flatten)]
+    pub(crate) home: HomeArgs,
+}
+
+/// `wbuild push`.
+#[derive(Debug, Args)]
+pub(crate) struct PushArgs {
+    /// An OCI layout, DIR[:TAG], or a tar of one
+    pub(crate) source: String,
+
+    /// Where to: NAME[:TAG] (several may be given)
+    #[arg(required = true)]
+    pub(crate) images: Vec<String>,
+
+    /// Only the image of one platform [default: all that is there]
+    #[arg(long, value_name = "OS/ARCH")]
+    pub(crate) platform: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) progress: ProgressArgs,
+
+    #[command(flatten)]
+    pub(crate) home: HomeArgs,
+}
+
+/// `wbuild copy`.
+#[derive(Debug, Args)]
+pub(crate) struct CopyArgs {
+    /// NAME[:TAG|@DIGEST] of a registry, oci:DIR[:TAG], oci-archive:FILE or docker-archive:FILE
+    pub(crate) source: String,
+
+    /// The same
+    pub(crate) destination: String,
+
+    #[command(flatten)]
+    pub(crate) which: WhichPlatforms,
+
+    #[command(flatten)]
+    pub(crate) progress: ProgressArgs,
+
+    #[command(flatten)]
+    pub(crate) home: HomeArgs,
+}
+
+/// What to take of an image for several platforms.
+#[derive(Debug, Args)]
+pub(crate) struct WhichPlatforms {
+    /// The platform [default: that of this machine]
+    #[arg(long, value_name = "OS/ARCH", conflicts_with = "all")]
+    pub(crate) platform: Option<String>,
+
+    /// All platforms, and the index as it is
+    #[arg(long)]
+    pub(crate) all: bool,
+}
+
+/// `wbuild login`.
+#[derive(Debug, Args)]
+pub(crate) struct LoginArgs {
+    /// The registry
+    #[arg(value_name = "HOST", default_value = "docker.io")]
+    pub(crate) registry: String,
+
+    /// Who
+    #[arg(short, long = "username", value_name = "USER")]
+    pub(crate) user: Option<String>,
+
+    /// Read the password, or a token, from standard input
+    #[arg(long)]
+    pub(crate) password_stdin: bool,
+}
+
+/// `wbuild logout`.
+#[derive(Debug, Args)]
+pub(crate) struct LogoutArgs {
+    /// The registry
+    #[arg(value_name = "HOST", default_value = "docker.io")]
+    pub(crate) registry: String,
 }
 
 /// `wbuild workspace`.

@@ -39,6 +39,9 @@ pub fn main() -> ExitCode {
     let mode = match &cli.command {
         Command::Image(args) => args.progress.progress,
         Command::Build(args) => args.progress.progress,
+        Command::Pull(args) => args.progress.progress,
+        Command::Push(args) => args.progress.progress,
+        Command::Copy(args) => args.progress.progress,
         _ => ProgressMode::Plain,
     };
     if let Err(error) = interrupt::cancel_on_signal(session.cancellation.clone()) {
@@ -49,6 +52,11 @@ pub fn main() -> ExitCode {
         Command::Build(args) => commands::build::run(args, &session).map(|()| ExitCode::SUCCESS),
         Command::Check(args) => commands::build::check(args, &session).map(|()| ExitCode::SUCCESS),
         Command::Run(args) => commands::run::run(args, &session),
+        Command::Pull(args) => commands::transfer::pull(args, &session).map(|()| ExitCode::SUCCESS),
+        Command::Push(args) => commands::transfer::push(args, &session).map(|()| ExitCode::SUCCESS),
+        Command::Copy(args) => commands::transfer::copy(args, &session).map(|()| ExitCode::SUCCESS),
+        Command::Login(args) => commands::login::log_in(args, &session).map(|()| ExitCode::SUCCESS),
+        Command::Logout(args) => commands::login::log_out(args, &session).map(|()| ExitCode::SUCCESS),
         Command::Workspace(args) => commands::workspace::run(args, &session).map(|()| ExitCode::SUCCESS),
         Command::Doctor(args) => commands::doctor::run(args, &session).map(|()| ExitCode::SUCCESS),
         Command::Cache(command) => commands::cache::run(command, &session).map(|()| ExitCode::SUCCESS),

@@ -161,6 +161,9 @@ pub enum EngineError {
     /// The CA bundle.
     #[error(transparent)]
     Bundle(#[from] BundleError),
+    /// An image registry.
+    #[error(transparent)]
+    Registry(Box<wbuild_registry::RegistryError>),
     /// The rules for registries.
     #[error(transparent)]
     Rules(#[from] wbuild_registry::RulesError),
@@ -383,6 +386,8 @@ impl Hint for EngineError {
             Self::User(error) => error.hints(),
             Self::WriteLayer { source, .. } => source.hints(),
             Self::Remote(error) => error.hints(),
+            Self::Registry(error) => error.hints(),
+            Self::Rules(error) => error.hints(),
             Self::ContextPlace(error) => error.hints(),
             Self::Output(error) => error.hints(),
             Self::Diagnostics(diagnostics) => diagnostics.iter().flat_map(Hint::hints).collect(),

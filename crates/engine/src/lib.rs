@@ -75,4 +75,5 @@ pub use upkeep::DEFAULT_BUDGET;
 pub use users::{ResolvedUser, UserError, resolve_user};
 pub use verify::Verified;
 pub use wbuild_context::LeftOut;
+pub use wbuild_store::{Draft, seal_time};
 pub use worker::Engine;

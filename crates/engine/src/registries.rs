@@ -1,10 +1,22 @@
 //! Image registries, with what this machine trusts, its proxies, and the person's rules and credentials.
 
-use wbuild_registry::{CredentialFiles, RegistryClient, RegistryOptions, Rules};
-use wbuild_remote::{HttpOptions, Proxies};
+use wbuild_oci::Descriptor;
+use wbuild_registry::{CredentialFiles, RegistryClient, RegistryError, RegistryOptions, Repository, Rules};
+use wbuild_remote::{HttpOptions, Proxies, Watch};
 
 use crate::error::EngineError;
+use crate::remote::IntoStore;
 use crate::trust::Trust;
+use crate::worker::Engine;
+
+impl From<RegistryError> for EngineError {
+    fn from(error: RegistryError) -> Self {
+        match error {
+            error if error.is_stopped() => Self::Cancelled,
+            other => Self::Registry(Box::new(other)),
+        }
+    }
+}
 
 /// A client for image registries, as this person has it set up: `registries.toml`, docker's and podman's credentials, the CA
 /// bundle and proxies of the environment. Connects only when it is asked for something.
@@ -21,4 +33,31 @@ pub fn registry_client(variable: &dyn Fn(&str) -> Option<String>) -> Result<Regi
     };
     let credentials = CredentialFiles::of_environment(variable);
     Ok(RegistryClient::new(RegistryOptions { rules, credentials, http }))
+}
+
+impl Engine {
+    /// Brings a blob of a registry into the store, unless it is there. Says whether it was downloaded.
+    ///
+    /// # Errors
+    /// When it cannot be had, is another one, or the store cannot be written.
+    pub fn pull_blob(
+        &self,
+        client: &RegistryClient,
+        repository: &Repository,
+        descriptor: &Descriptor,
+        watch: &Watch<'_>,
+    ) -> Result<bool, EngineError> {
+        if self.store.has_blob(&descriptor.digest)? {
+            return Ok(false);
+        }
+        // One after the other, so that what two ask for is fetched once.
+        let _lock = self.store.lock(&descriptor.digest)?;
+        if self.store.has_blob(&descriptor.digest)? {
+            return Ok(false);
+        }
+        let mut blob = IntoStore::new(&self.store)?;
+        client.fetch(repository, descriptor, &mut blob, watch)?;
+        blob.finish(Some(&descriptor.digest))?;
+        Ok(true)
+    }
 }

@@ -20,7 +20,7 @@ use wbuild_remote::{
 };
 use wbuild_report::{EventSink, Hint};
 use wbuild_solver::Cancellation;
-use wbuild_store::{BlobWriter, RecordMeta, Ref, Store, remove_tree};
+use wbuild_store::{BlobWriter, RecordMeta, Ref, Store, StoreError, remove_tree};
 use wbuild_tree::{Directory, Entry, Meta, Name, Subtree, Time};
 
 use crate::contexts::StoreSink;
@@ -202,12 +202,23 @@ pub(crate) struct CheckedOut {
 }
 
 /// A download on its way into the store.
-struct Blob<'a> {
+pub(crate) struct IntoStore<'a> {
     store: &'a Store,
     writer: BlobWriter,
 }
 
-impl Sink for Blob<'_> {
+impl<'a> IntoStore<'a> {
+    pub(crate) fn new(store: &'a Store) -> Result<Self, StoreError> {
+        Ok(Self { store, writer: store.blob_writer()? })
+    }
+
+    /// Publishes what has come, if it is what it should be.
+    pub(crate) fn finish(self, expected: Option<&Digest>) -> Result<(Digest, u64), StoreError> {
+        self.writer.finish(expected)
+    }
+}
+
+impl Sink for IntoStore<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         io::Write::write_all(&mut self.writer, bytes)
     }
@@ -283,7 +294,7 @@ impl Engine {
             .with_authorization(self.http_authorization(url))
             .unless(known.as_ref().map(HttpRecord::validators).unwrap_or_default());
         let expected = Expected { limit: MAX_DOWNLOAD, digest: checksum.copied() };
-        let mut sink = Blob { store: &self.store, writer: self.store.blob_writer()? };
+        let mut sink = IntoStore::new(&self.store)?;
         let download = following.watched(|watch| {
             self.remotes.client(&self.trust).download(&request, &expected, &mut sink, watch)
         });
@@ -291,7 +302,7 @@ impl Engine {
             (Download::NotModified, Some(known)) => known,
             (Download::NotModified, None) => unreachable!("nothing was said to be known"),
             (Download::Received(received), _) => {
-                sink.writer.finish(Some(&received.digest))?;
+                sink.finish(Some(&received.digest))?;
                 let Validators { etag, last_modified } = received.validators;
                 let found = HttpRecord { etag, last_modified, digest: received.digest, size: received.size };
                 let body = serde_json::to_vec(&found).map_err(EngineError::Message)?;

@@ -8,6 +8,7 @@ use wbuild_report::Hint;
 
 use crate::assemble::{AssembleError, DocumentBlob, Image};
 use crate::attach::{Attachment, AttestedIndex, Referrer, fallback_tag, referrers_index};
+use crate::collect::ImageParts;
 
 /// The file every layout begins with (OCI image-spec, image-layout.md).
 pub(crate) const LAYOUT_FILE: &str = "oci-layout";
@@ -127,6 +128,19 @@ impl Export {
     fn keep<'a>(&mut self, documents: impl IntoIterator<Item = &'a DocumentBlob>) {
         let bytes = |document: &DocumentBlob| (document.descriptor.digest, document.bytes.clone());
         self.documents.extend(documents.into_iter().map(bytes));
+    }
+
+    /// An image that was read from somewhere, as it is.
+    pub fn parts(parts: &ImageParts, names: Vec<Reference>) -> Self {
+        let documents = parts.manifests.iter().chain(&parts.configs).chain([&parts.root]);
+        Self {
+            root: parts.root.descriptor.clone(),
+            documents: documents.map(|found| (found.descriptor.digest, found.bytes.clone())).collect(),
+            layers: parts.layers.iter().map(|layer| (layer.digest, layer.clone())).collect(),
+            images: parts.images.clone(),
+            names,
+            referrers: None,
+        }
     }
 
     fn new(root: Descriptor, images: &[Image], names: Vec<Reference>) -> Self {

@@ -7,7 +7,7 @@ use wbuild_report::Hint;
 use crate::assemble::LayerRef;
 
 /// Indexes can name indexes; deeper than this is a trap.
-const MAX_INDEX_DEPTH: usize = 8;
+pub(crate) const MAX_INDEX_DEPTH: usize = 8;
 
 /// No index lists more: some images have hundreds of platforms and attestations, none has thousands.
 const MAX_INDEX_ENTRIES: usize = 4096;

@@ -5,7 +5,7 @@
 //! - [`write_layout`] keeps a folder as an OCI image layout, [`write_archive`] writes one as a tar, for `docker load` too.
 //! - [`Attachment`]s are documents about an image: [`Export::with_referrers`] and [`Export::attested`] let them travel with it.
 //! - [`OciLayout`] reads base images from a layout, and believes nothing whose digest it has not checked.
-//!   [`find_image`] does the same for documents from anywhere else. [`unpack_archive`] makes a layout of an archive again.
+//!   [`collect_image`] reads all that belongs to one; [`find_image`] does the same for documents from anywhere else. [`unpack_archive`] makes a layout of an archive again.
 //!
 //! Guarantees: layers of a base image pass byte for byte. A layout can be read at every moment while it is written over,
 //! and holds afterwards what its index names and nothing else. No blob is given out before its size and digest were
@@ -16,6 +16,7 @@
 mod archive;
 mod assemble;
 mod attach;
+mod collect;
 mod export;
 mod find;
 mod layout;
@@ -31,6 +32,7 @@ pub use assemble::{
 pub use attach::{
     ANNOTATION_PREDICATE, Attachment, AttestedIndex, IN_TOTO, Referrer, fallback_tag, referrers_index,
 };
+pub use collect::{ImageParts, collect_image};
 pub use export::{BlobFiles, Export, ExportError};
 pub use find::{BaseImage, Documents, ImageError, find_image, read_document};
 pub use layout::{LayoutChanges, check_layout_folder, write_layout};

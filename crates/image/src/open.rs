@@ -143,6 +143,14 @@ impl OciLayout {
         find_image(entry, platform, self)
     }
 
+    /// What a selection names, whatever it is: a manifest, or an index of several.
+    ///
+    /// # Errors
+    /// When there is no such image, or it could be understood in two ways.
+    pub fn find(&self, select: &Select, platform: &Platform) -> Result<Descriptor, LayoutError> {
+        self.select(select, platform)
+    }
+
     /// Opens a blob of an image; it is verified while it is read.
     ///
     /// # Errors

@@ -16,6 +16,7 @@
 //!
 //! All calls block, and may come from many threads at once; none from a task of a runtime.
 
+mod at_once;
 mod challenge;
 mod client;
 mod credentials;
@@ -29,11 +30,12 @@ mod rules_file;
 mod token;
 mod upload;
 
+pub use at_once::at_once;
 pub use client::{RegistryClient, RegistryOptions};
 pub use credentials::{CredentialFiles, Credentials, CredentialsError, Found};
 pub use error::{Named, RegistryError};
 pub use login::Kept;
-pub use pull::{FetchedManifest, PulledImage};
+pub use pull::{FetchedManifest, PulledImage, RemoteDocuments, check_layer};
 pub use push::{Content, PushReport};
 pub use repository::Repository;
 pub use rules::Rules;

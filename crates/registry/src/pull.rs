@@ -194,13 +194,18 @@ impl RegistryClient {
     ) -> Result<PulledImage, RegistryError> {
         let fetched = self.manifest(reference, watch)?;
         let root = fetched.descriptor;
-        let documents = RefCell::new(BTreeMap::from([(root.digest, fetched.bytes)]));
-        let reading = Reading { client: self, repository: Repository::of(reference), watch, documents };
+        let reading = self.documents(Repository::of(reference), watch);
+        reading.documents.borrow_mut().insert(root.digest, fetched.bytes);
         let image = find_image(root.clone(), platform, &reading)?;
         for layer in &image.layers {
             check_layer(&layer.descriptor)?;
         }
         Ok(PulledImage { root, image, documents: reading.documents.into_inner() })
+    }
+
+    /// The documents of a repository, for whoever reads images.
+    pub fn documents<'a>(&'a self, repository: Repository, watch: &'a Watch<'a>) -> RemoteDocuments<'a> {
+        RemoteDocuments { client: self, repository, watch, documents: RefCell::default() }
     }
 
     /// A document that a descriptor names: a manifest, index or config of at most 4 MiB, with its digest and size.
@@ -366,7 +371,10 @@ fn media_type_of(document: &Document, stated: &str) -> String {
 }
 
 /// Layers of Windows that were not to be passed on are at addresses that their descriptors name, or nowhere.
-fn check_layer(descriptor: &Descriptor) -> Result<(), RegistryError> {
+///
+/// # Errors
+/// When it is such a layer.
+pub fn check_layer(descriptor: &Descriptor) -> Result<(), RegistryError> {
     let media_type = &descriptor.media_type;
     if media_type.contains(".foreign.") || media_type.contains(".nondistributable.") {
         return Err(RegistryError::Foreign { digest: descriptor.digest, media_type: media_type.clone() });
@@ -400,14 +408,15 @@ impl Documents for One<'_> {
 }
 
 /// Reads documents, and remembers them.
-struct Reading<'a> {
+#[derive(Debug)]
+pub struct RemoteDocuments<'a> {
     client: &'a RegistryClient,
     repository: Repository,
     watch: &'a Watch<'a>,
     documents: RefCell<BTreeMap<Digest, Vec<u8>>>,
 }
 
-impl Documents for Reading<'_> {
+impl Documents for RemoteDocuments<'_> {
     type Error = RegistryError;
 
     fn read(&self, descriptor: &Descriptor) -> Result<Vec<u8>, RegistryError> {

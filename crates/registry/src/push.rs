@@ -1,20 +1,15 @@
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
-use std::thread;
 
 use wbuild_image::DocumentBlob;
 use wbuild_oci::{Descriptor, Digest, Document, Reference};
 use wbuild_remote::{HeaderValue, HttpError, Payload, Request, Watch};
 
+use crate::at_once::at_once;
 use crate::client::{Call, MAX_ANSWER, RegistryClient};
 use crate::error::{RegistryError, codes};
 use crate::pull::{manifest_url, refused, what_of};
 use crate::repository::Repository;
 use crate::upload::{Blob, Pushed};
-
-/// Blobs that are sent at the same time.
-const AT_ONCE: usize = 4;
 
 /// What is to be in a repository.
 #[derive(Clone, Debug)]
@@ -139,44 +134,9 @@ impl RegistryClient {
         let mut seen = BTreeSet::new();
         let mut blobs: Vec<&Blob> = blobs.iter().filter(|blob| seen.insert(blob.descriptor.digest)).collect();
         blobs.sort_by_key(|blob| (std::cmp::Reverse(blob.descriptor.size), blob.descriptor.digest));
-        let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
-        let results = Mutex::new((Vec::new(), None));
-        // The watch of a caller is for one thread.
-        let (sender, receiver) = std::sync::mpsc::channel();
-        thread::scope(|scope| {
-            for _ in 0..AT_ONCE.min(blobs.len()) {
-                let sender = sender.clone();
-                let (blobs, next, failed, results) = (&blobs, &next, &failed, &results);
-                let stop = watch.stop;
-                scope.spawn(move || {
-                    let retrying = |retry: &wbuild_remote::Retry| {
-                        let _ = sender.send(retry.clone());
-                    };
-                    let watch = Watch { stop, retrying: &retrying };
-                    while let Some(blob) = blobs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        if failed.load(Ordering::Relaxed) {
-                            return;
-                        }
-                        let result = self.push_blob(repository, blob, &watch);
-                        let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
-                        match result {
-                            Ok(pushed) => results.0.push((pushed, blob.descriptor.size)),
-                            Err(error) => {
-                                failed.store(true, Ordering::Relaxed);
-                                results.1.get_or_insert(error);
-                                return;
-                            }
-                        }
-                    }
-                });
-            }
-            drop(sender);
-            // Ends when the last of them has.
-            for retry in receiver {
-                (watch.retrying)(&retry);
-            }
-        });
-        let (pushed, error) = results.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let pushed = at_once(&blobs, watch, |blob, watch| {
+            Ok::<_, RegistryError>((self.push_blob(repository, blob, watch)?, blob.descriptor.size))
+        })?;
         for (pushed, size) in pushed {
             match pushed {
                 Pushed::Present => report.present += 1,
@@ -187,7 +147,7 @@ impl RegistryClient {
                 }
             }
         }
-        error.map_or(Ok(()), Err)
+        Ok(())
     }
 
     /// Puts a manifest or index under the tag of a name, or under its digest. All that it names must be there.

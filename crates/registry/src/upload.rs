@@ -49,6 +49,10 @@ impl Blob {
     pub fn file(descriptor: Descriptor, path: PathBuf) -> Self {
         Self::new(descriptor, move |offset| {
             let open = || {
+                // Opening a pipe would wait for ever.
+                if !std::fs::metadata(&path)?.is_file() {
+                    return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
+                }
                 let mut file = File::open(&path)?;
                 file.seek(SeekFrom::Start(offset))?;
                 Ok(file)

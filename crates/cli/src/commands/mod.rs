@@ -5,10 +5,12 @@ pub(crate) mod build;
 pub(crate) mod cache;
 pub(crate) mod doctor;
 pub(crate) mod image;
+pub(crate) mod login;
 mod output;
 mod request;
 mod result;
 pub(crate) mod run;
+pub(crate) mod transfer;
 pub(crate) mod workspace;
 
 use std::error::Error;
@@ -90,6 +92,12 @@ impl Failure {
 
     pub(crate) fn usage(message: impl Into<String>, hint: impl Into<String>) -> Self {
         Self::Usage { message: message.into(), hints: vec![hint.into()] }
+    }
+}
+
+impl From<wbuild_registry::RegistryError> for Failure {
+    fn from(error: wbuild_registry::RegistryError) -> Self {
+        if error.is_stopped() { Self::Interrupted } else { Self::new(error) }
     }
 }
 

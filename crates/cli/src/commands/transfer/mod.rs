@@ -1,0 +1,261 @@
+//! `wbuild pull`, `push` and `copy`: an image from one place to another, as it is.
+
+mod place;
+mod said;
+mod source;
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use wbuild_engine::{Engine, registry_client};
+use wbuild_image::{BlobFiles, Export, ImageParts, write_archive_file, write_layout};
+use wbuild_oci::{Descriptor, Digest, Platform, Reference};
+use wbuild_registry::{Blob, Content, RegistryClient, RegistryError, at_once};
+use wbuild_remote::{Retry, Stop, Watch};
+
+use super::{Failure, Session, print};
+use crate::args::{CopyArgs, PullArgs, PushArgs};
+use crate::progress::ProgressMode;
+use crate::render::size;
+
+use place::{Place, name};
+use said::Said;
+use source::{Source, Wanted};
+
+pub(crate) fn pull(args: &PullArgs, session: &Session) -> Result<(), Failure> {
+    let from = Place::Registry(name(&args.image)?);
+    let wanted = wanted(args.which.all, args.which.platform.as_deref())?;
+    let transfer = Transfer::open(session, args.home.home.as_ref(), args.progress.progress)?;
+    let to: Vec<Place> = args.output.iter().map(|path| Place::output(path)).collect();
+    transfer.run(session, &from, &wanted, &to)
+}
+
+pub(crate) fn push(args: &PushArgs, session: &Session) -> Result<(), Failure> {
+    let to = args.images.iter().map(|image| destination(image)).collect::<Result<Vec<_>, _>>()?;
+    let from = Place::local(&args.source)?;
+    let wanted = wanted(args.platform.is_none(), args.platform.as_deref())?;
+    let transfer = Transfer::open(session, args.home.home.as_ref(), args.progress.progress)?;
+    transfer.run(session, &from, &wanted, &to)
+}
+
+pub(crate) fn copy(args: &CopyArgs, session: &Session) -> Result<(), Failure> {
+    let from = Place::parse(&args.source)?;
+    let to = match Place::parse(&args.destination)? {
+        Place::Registry(_) => destination(args.destination.trim_start_matches("docker://"))?,
+        other => other,
+    };
+    let wanted = wanted(args.which.all, args.which.platform.as_deref())?;
+    let transfer = Transfer::open(session, args.home.home.as_ref(), args.progress.progress)?;
+    transfer.run(session, &from, &wanted, &[to])
+}
+
+/// Where to push to: under a name, not under a digest, which is what it is.
+fn destination(text: &str) -> Result<Place, Failure> {
+    let name = name(text)?;
+    match name.digest {
+        None => Ok(Place::Registry(name)),
+        Some(_) => Err(Failure::usage(
+            format!("`{text}` names a digest, and an image is pushed under a tag"),
+            "its digest is what it is already",
+        )),
+    }
+}
+
+fn wanted(all: bool, platform: Option<&str>) -> Result<Wanted, Failure> {
+    let parse = |text: &str| {
+        text.parse::<Platform>().map_err(|error| Failure::usage(error.to_string(), "for example linux/arm64"))
+    };
+    match (all, platform) {
+        (true, _) => Ok(Wanted::Everything),
+        (false, Some(text)) => Ok(Wanted::Platform(parse(text)?)),
+        (false, None) => Ok(Wanted::Platform(Platform::host())),
+    }
+}
+
+/// Calls `work` with a watch that says what is retried, and ends when the person does.
+pub(super) fn watched<T>(
+    session: &Session,
+    say: &mut dyn FnMut(&str),
+    work: impl FnOnce(&Watch<'_>) -> T,
+) -> T {
+    let stop = Stop::new();
+    let stopping = stop.clone();
+    let _subscription = session.cancellation.subscribe(move || stopping.stop());
+    let say = std::cell::RefCell::new(say);
+    let retrying = |retry: &Retry| (say.borrow_mut())(&format!("warning: {retry}"));
+    work(&Watch { stop: &stop, retrying: &retrying })
+}
+
+/// An image under way.
+struct Transfer {
+    engine: Arc<Engine>,
+    client: Arc<RegistryClient>,
+    said: Said,
+}
+
+impl Transfer {
+    fn open(session: &Session, home: Option<&PathBuf>, mode: ProgressMode) -> Result<Self, Failure> {
+        let engine = Arc::new(Engine::open(session.plain_options(home)?, &session.variable)?);
+        let client = Arc::new(registry_client(&session.variable)?);
+        Ok(Self { engine, client, said: Said::new(mode)? })
+    }
+
+    fn run(self, session: &Session, from: &Place, wanted: &Wanted, to: &[Place]) -> Result<(), Failure> {
+        let mut say = |text: &str| self.said.line(text);
+        let done = watched(session, &mut say, |watch| {
+            let source = Source::open(&self.engine, from)?;
+            let parts = source.parts(&self.client, wanted, watch)?;
+            self.bring(&source, &parts, to, watch)?;
+            Ok(parts.root.descriptor.digest)
+        });
+        match done {
+            Ok(digest) => {
+                self.said.finish();
+                print(&format!("{digest}\n"))
+            }
+            Err(failure) => Err(self.said.failed(failure)),
+        }
+    }
+
+    fn bring(
+        &self,
+        source: &Source,
+        parts: &ImageParts,
+        to: &[Place],
+        watch: &Watch<'_>,
+    ) -> Result<(), Failure> {
+        let names: Vec<Reference> = to
+            .iter()
+            .filter_map(|place| match place {
+                Place::Registry(name) => Some(name.clone()),
+                _ => None,
+            })
+            .collect();
+        // What only passes from one registry to another is fetched when it turns out that it is needed.
+        if names.len() < to.len() || to.is_empty() {
+            self.fetch(source, parts, watch)?;
+        }
+        if to.is_empty() {
+            let documents = parts.manifests.iter().chain(&parts.configs).chain([&parts.root]);
+            for document in documents {
+                self.engine.store().put_bytes(&document.bytes).map_err(Failure::new)?;
+            }
+        }
+        let files = Files { source, engine: &self.engine };
+        for place in to {
+            match place {
+                Place::Registry(_) => {}
+                Place::Layout { folder, tag } => {
+                    let export = Export::parts(parts, source.names(tag.as_deref())?);
+                    write_layout(folder, &export, &files).map_err(Failure::new)?;
+                    self.wrote(&folder.display().to_string(), parts);
+                }
+                Place::Archive { file, format, tag } => {
+                    let export = Export::parts(parts, source.names(tag.as_deref())?);
+                    write_archive_file(&export, *format, &files, file).map_err(Failure::new)?;
+                    self.wrote(&file.display().to_string(), parts);
+                }
+            }
+        }
+        if names.is_empty() { Ok(()) } else { self.push(source, parts, &names, watch) }
+    }
+
+    fn wrote(&self, place: &str, parts: &ImageParts) {
+        self.said.line(&format!("image {place} ({} in {} layers)", size(parts.size()), parts.layers.len()));
+    }
+
+    /// Brings the layers to this machine, as far as they are not there.
+    fn fetch(&self, source: &Source, parts: &ImageParts, watch: &Watch<'_>) -> Result<(), Failure> {
+        let Some(repository) = source.repository() else {
+            // Blobs of a layout may become files of another one as they are, and pass for verified there.
+            return parts.layers.iter().try_for_each(|layer| source.verify(layer));
+        };
+        at_once(&parts.layers, watch, |layer, watch| {
+            let fetched = self.engine.pull_blob(&self.client, &repository, layer, watch)?;
+            self.said.line(&pulled(layer, fetched));
+            Ok::<_, Failure>(())
+        })?;
+        Ok(())
+    }
+
+    fn push(
+        &self,
+        source: &Source,
+        parts: &ImageParts,
+        names: &[Reference],
+        watch: &Watch<'_>,
+    ) -> Result<(), Failure> {
+        let configs = parts.configs.iter().map(|config| {
+            let blob = Blob::bytes(&config.descriptor.media_type, config.bytes.clone());
+            blob.also_in(source.repository())
+        });
+        let layers = parts.layers.iter().map(|layer| self.blob(source, layer));
+        let content = Content {
+            root: parts.root.clone(),
+            manifests: parts.manifests.clone(),
+            blobs: configs.chain(layers).collect(),
+        };
+        let report = self.client.push(names, &content, watch)?;
+        for name in names {
+            self.said.line(&format!("pushed {}", name.familiar()));
+        }
+        let mut facts = vec![format!("sent {} in {} blobs", size(report.sent_bytes), report.sent)];
+        for (count, what) in [
+            (report.present, "were there"),
+            (report.mounted, "were lent by another repository"),
+            (report.unchanged, "names stood for it already"),
+        ] {
+            if count > 0 {
+                facts.push(format!("{count} {what}"));
+            }
+        }
+        self.said.line(&facts.join(", "));
+        Ok(())
+    }
+
+    fn blob(&self, source: &Source, layer: &Descriptor) -> Blob {
+        let Some(repository) = source.repository() else {
+            return Blob::file(layer.clone(), source.blob_path(&layer.digest).unwrap_or_default());
+        };
+        let path = self.engine.store().blob_path(&layer.digest);
+        let (engine, client) = (Arc::clone(&self.engine), Arc::clone(&self.client));
+        let (from, wanted) = (repository.clone(), layer.clone());
+        let said = self.said.clone();
+        let fetch = move |watch: &Watch<'_>| {
+            let fetched = engine.pull_blob(&client, &from, &wanted, watch).map_err(|error| match error {
+                wbuild_engine::EngineError::Registry(error) => *error,
+                wbuild_engine::EngineError::Cancelled => wbuild_remote::HttpError::Stopped.into(),
+                other => RegistryError::Source {
+                    what: format!("the blob {}", wanted.digest),
+                    source: Box::new(other),
+                },
+            })?;
+            said.line(&pulled(&wanted, fetched));
+            Ok(())
+        };
+        Blob::file(layer.clone(), path).prepared_by(fetch).also_in([repository])
+    }
+}
+
+fn pulled(layer: &Descriptor, fetched: bool) -> String {
+    let what = if fetched { "pulled" } else { "there is" };
+    format!("{what} {} ({})", layer.digest, size(layer.size))
+}
+
+/// Where the layers of an image are on this machine.
+struct Files<'a> {
+    source: &'a Source,
+    engine: &'a Engine,
+}
+
+impl BlobFiles for Files<'_> {
+    fn blob(&self, digest: &Digest) -> io::Result<PathBuf> {
+        Ok(self.source.blob_path(digest).unwrap_or_else(|| self.engine.store().blob_path(digest)))
+    }
+
+    fn seal(&self, digest: &Digest, size: u64) -> Option<SystemTime> {
+        Some(wbuild_engine::seal_time(digest, size))
+    }
+}

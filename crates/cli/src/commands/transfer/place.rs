@@ -1,0 +1,126 @@
+use std::path::{Path, PathBuf};
+
+use wbuild_image::{ArchiveFormat, Select, is_archive_name};
+use wbuild_oci::Reference;
+
+use crate::commands::Failure;
+
+/// Where an image is, or goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// A registry.
+    Registry(Reference),
+    /// The folder of an OCI layout.
+    Layout { folder: PathBuf, tag: Option<String> },
+    /// A tar of one.
+    Archive { file: PathBuf, format: ArchiveFormat, tag: Option<String> },
+}
+
+impl Place {
+    /// As skopeo has them: `docker://NAME`, `oci:DIR[:TAG]`, `oci-archive:FILE[:TAG]`, `docker-archive:FILE[:NAME]`; anything
+    /// else is the name of an image in a registry.
+    pub(super) fn parse(text: &str) -> Result<Self, Failure> {
+        let (kind, rest) = text.split_once(':').unwrap_or(("", text));
+        match kind {
+            "docker" if rest.starts_with("//") => Ok(Self::Registry(name(&rest[2..])?)),
+            "oci" | "oci-archive" | "docker-archive" => {
+                let (path, tag) = path_and_tag(rest);
+                if path.as_os_str().is_empty() {
+                    return Err(Failure::usage(
+                        format!("`{text}` names no path"),
+                        "for example oci:out/web:v1",
+                    ));
+                }
+                Ok(match kind {
+                    "oci" => Self::Layout { folder: path, tag },
+                    "oci-archive" => Self::Archive { file: path, format: ArchiveFormat::Oci, tag },
+                    _ => Self::Archive { file: path, format: ArchiveFormat::Docker, tag },
+                })
+            }
+            _ => Ok(Self::Registry(name(text)?)),
+        }
+    }
+
+    /// What lies on this machine: a folder, or a file, with or without a tag; or written as [`parse`](Self::parse) has it.
+    pub(super) fn local(text: &str) -> Result<Self, Failure> {
+        let of = |path: PathBuf, tag| match path.is_file() {
+            true => Self::Archive { file: path, format: ArchiveFormat::Oci, tag },
+            false => Self::Layout { folder: path, tag },
+        };
+        if Path::new(text).exists() {
+            return Ok(of(text.into(), None));
+        }
+        match Self::parse(text) {
+            Ok(place @ (Self::Layout { .. } | Self::Archive { .. })) => return Ok(place),
+            Ok(Self::Registry(_)) | Err(_) => {}
+        }
+        let (path, tag) = path_and_tag(text);
+        if path.exists() {
+            return Ok(of(path, tag));
+        }
+        Err(Failure::usage(
+            format!("`{}` is neither a folder nor a file", text.escape_debug()),
+            "name the folder of an OCI layout, such as .wbuild/image/web, or a tar of one",
+        ))
+    }
+
+    /// Where `wbuild pull -o` writes.
+    pub(super) fn output(path: &Path) -> Self {
+        match is_archive_name(path) {
+            true => Self::Archive { file: path.to_owned(), format: ArchiveFormat::Oci, tag: None },
+            false => Self::Layout { folder: path.to_owned(), tag: None },
+        }
+    }
+}
+
+/// The name of an image of a registry.
+pub(super) fn name(text: &str) -> Result<Reference, Failure> {
+    text.parse::<Reference>().map_err(|error| {
+        Failure::usage(error.to_string(), "names are of the form [HOST/]REPOSITORY[:TAG|@DIGEST]")
+    })
+}
+
+/// What a tag of a layout selects.
+pub(super) fn select(tag: Option<&str>) -> Select {
+    tag.map_or(Select::Only, |tag| Select::Tag(tag.to_owned()))
+}
+
+/// A colon in the last component begins a tag; a path that exists as it is has none.
+fn path_and_tag(text: &str) -> (PathBuf, Option<String>) {
+    if Path::new(text).exists() {
+        return (text.into(), None);
+    }
+    match text.split_once(':') {
+        Some((path, tag)) if !tag.is_empty() => (path.into(), Some(tag.to_owned())),
+        _ => (text.trim_end_matches(':').into(), None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places() {
+        let parse = |text: &str| Place::parse(text).unwrap();
+        for (text, full) in [
+            ("node:22", "docker.io/library/node:22"),
+            ("docker://localhost:5000/x", "localhost:5000/x:latest"),
+            ("localhost:5000/x:y", "localhost:5000/x:y"),
+        ] {
+            let Place::Registry(name) = parse(text) else { panic!("{text}") };
+            assert_eq!(name.to_string(), full);
+        }
+        let layout = |folder: &str, tag: Option<&str>| Place::Layout {
+            folder: folder.into(),
+            tag: tag.map(str::to_owned),
+        };
+        assert_eq!(parse("oci:a/b"), layout("a/b", None));
+        assert_eq!(parse("oci:a/b:v1"), layout("a/b", Some("v1")));
+        assert_eq!(parse("oci:a/b:example.org/x:v1"), layout("a/b", Some("example.org/x:v1")));
+        for text in ["oci:", "Node", "", "docker://", "oci-archive:"] {
+            assert!(Place::parse(text).is_err(), "{text}");
+        }
+        assert!(Place::local("missing/path").is_err());
+    }
+}

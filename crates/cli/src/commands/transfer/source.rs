@@ -1,0 +1,128 @@
+use std::io;
+use std::path::PathBuf;
+
+use wbuild_engine::{Draft, Engine};
+use wbuild_image::{ImageParts, LayoutError, OciLayout, collect_image, find_image, unpack_archive};
+use wbuild_oci::{Descriptor, Digest, Platform, Reference};
+use wbuild_registry::{RegistryClient, Repository};
+use wbuild_remote::Watch;
+
+use super::place::{Place, select};
+use crate::commands::Failure;
+
+/// What to take.
+#[derive(Clone, Debug)]
+pub(super) enum Wanted {
+    /// What the name names, with all that is below it.
+    Everything,
+    /// One image of it.
+    Platform(Platform),
+}
+
+/// Where an image comes from.
+pub(super) enum Source {
+    Registry(Reference),
+    Layout {
+        layout: OciLayout,
+        tag: Option<String>,
+        /// An archive stays unpacked as long as this is there.
+        _unpacked: Option<Draft>,
+    },
+}
+
+impl Source {
+    pub(super) fn open(engine: &Engine, place: &Place) -> Result<Self, Failure> {
+        match place {
+            Place::Registry(name) => Ok(Self::Registry(name.clone())),
+            Place::Layout { folder, tag } => {
+                let layout = OciLayout::open(folder).map_err(Failure::new)?;
+                Ok(Self::Layout { layout, tag: tag.clone(), _unpacked: None })
+            }
+            Place::Archive { file, tag, .. } => {
+                let draft = engine.store().draft().map_err(Failure::new)?;
+                unpack_archive(file, &draft.fs()).map_err(Failure::new)?;
+                let layout = OciLayout::open(&draft.fs()).map_err(Failure::new)?;
+                Ok(Self::Layout { layout, tag: tag.clone(), _unpacked: Some(draft) })
+            }
+        }
+    }
+
+    /// The repository, if it is in a registry.
+    pub(super) fn repository(&self) -> Option<Repository> {
+        match self {
+            Self::Registry(name) => Some(Repository::of(name)),
+            Self::Layout { .. } => None,
+        }
+    }
+
+    /// Where a blob is, if it is in a layout.
+    pub(super) fn blob_path(&self, digest: &Digest) -> Option<PathBuf> {
+        match self {
+            Self::Registry(_) => None,
+            Self::Layout { layout, .. } => Some(layout.blob_path(digest)),
+        }
+    }
+
+    /// Reads a blob of a layout to its end, which fails when it is another one.
+    pub(super) fn verify(&self, descriptor: &Descriptor) -> Result<(), Failure> {
+        let Self::Layout { layout, .. } = self else { return Ok(()) };
+        let mut reader = layout.open_blob(descriptor).map_err(Failure::new)?;
+        let file = layout.blob_path(&descriptor.digest);
+        let failed = |source| Failure::new(LayoutError::Read { file, source });
+        io::copy(&mut reader, &mut io::sink()).map_err(failed)?;
+        Ok(())
+    }
+
+    /// All documents.
+    pub(super) fn parts(
+        &self,
+        client: &RegistryClient,
+        wanted: &Wanted,
+        watch: &Watch<'_>,
+    ) -> Result<ImageParts, Failure> {
+        match self {
+            Self::Registry(name) => {
+                let documents = client.documents(Repository::of(name), watch);
+                let root = client.manifest(name, watch)?.descriptor;
+                let root = match wanted {
+                    Wanted::Everything => root,
+                    Wanted::Platform(platform) => find_image(root, platform, &documents)?.descriptor,
+                };
+                let parts = collect_image(&root, &documents)?;
+                parts.layers.iter().try_for_each(wbuild_registry::check_layer)?;
+                Ok(parts)
+            }
+            Self::Layout { layout, tag, .. } => {
+                let found = |platform: &Platform| layout.find(&select(tag.as_deref()), platform);
+                let root = match wanted {
+                    Wanted::Everything => found(&Platform::host()).map_err(Failure::new)?,
+                    Wanted::Platform(platform) => {
+                        let root = found(platform).map_err(Failure::new)?;
+                        find_image(root, platform, layout).map_err(Failure::new)?.descriptor
+                    }
+                };
+                collect_image(&root, layout).map_err(Failure::new)
+            }
+        }
+    }
+
+    /// What the image is called in a layout: as `tag` says, else as where it comes from.
+    pub(super) fn names(&self, tag: Option<&str>) -> Result<Vec<Reference>, Failure> {
+        let own = match self {
+            Self::Registry(name) => Some(Reference { digest: None, ..name.clone() }),
+            Self::Layout { .. } => None,
+        };
+        let Some(tag) = tag else {
+            return Ok(own.into_iter().filter(|own| own.tag.is_some()).collect());
+        };
+        // `oci:DIR:v1`, or a whole name as docker's archives have them.
+        if tag.contains(['/', ':']) {
+            return Ok(vec![super::place::name(tag)?]);
+        }
+        let repository = own.map_or_else(
+            || "localhost/image".to_owned(),
+            |own| format!("{}/{}", own.registry, own.repository),
+        );
+        Ok(vec![super::place::name(&format!("{repository}:{tag}"))?])
+    }
+}
