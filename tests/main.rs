@@ -14,6 +14,7 @@ mod cli {
     mod damage;
     mod dialect;
     mod differential;
+    mod docker_registry;
     mod dockerfile_builds;
     mod dockerfile_errors;
     mod dockerfiles;
@@ -21,6 +22,7 @@ mod cli {
     mod hostile_dockerfiles;
     mod interrupted;
     mod plain_user;
+    mod registries;
     mod secrecy;
     mod sharing;
     mod sharing_servers;

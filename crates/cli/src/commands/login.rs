@@ -93,11 +93,8 @@ fn from_stdin() -> Result<String, Failure> {
     let failed = |source| Failure::new(WriteError { path: "standard input".into(), source });
     let mut text = String::new();
     io::stdin().take(MAX_PASSWORD).read_to_string(&mut text).map_err(failed)?;
-    Ok(text
-        .strip_suffix('\n')
-        .map(|text| text.strip_suffix('\r').unwrap_or(text))
-        .unwrap_or(&text)
-        .to_owned())
+    let line = text.strip_suffix('\n').unwrap_or(&text);
+    Ok(line.strip_suffix('\r').unwrap_or(line).to_owned())
 }
 
 /// Asks at the terminal; what is typed is shown, or not.

@@ -1,0 +1,245 @@
+//! Pulling, pushing and copying, against a registry that can misbehave.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Stdio;
+
+use insta::assert_snapshot;
+use serde_json::{Value, json};
+use wbuild_testkit::{Door, FakeRegistry, Fault};
+
+use crate::context::{Output, TestContext};
+
+/// A world with a layout `image` of one layer, and its digest.
+fn with_image() -> (TestContext, String) {
+    let context = TestContext::empty();
+    let digest = build(&context, "image", "linux/amd64", "hello");
+    (context, digest)
+}
+
+/// Builds an image of a file into a layout.
+fn build(context: &TestContext, folder: &str, platform: &str, text: &str) -> String {
+    context.write(&format!("{folder}-files/f"), text);
+    context.write(&format!("{folder}-files/Dockerfile"), "FROM scratch\nCOPY f /f\nCMD [\"/f\"]\n");
+    let output = format!("type=oci,tar=false,dest={folder}");
+    let files = format!("{folder}-files");
+    let said = context.run(&["build", "-q", "--platform", platform, "-o", &output, &files]);
+    assert_eq!(said.code, 0, "{said}");
+    said.stdout.lines().last().unwrap().to_owned()
+}
+
+/// What is said, with a registry's address replaced.
+fn shown(said: &Output, registry: &FakeRegistry) -> String {
+    said.to_string().replace(&registry.host(), "[REGISTRY]")
+}
+
+/// The digest that `index.json` names first.
+fn digest_of(context: &TestContext, layout: &str) -> String {
+    let index: Value = serde_json::from_str(&context.read(&format!("{layout}/index.json"))).unwrap();
+    index["manifests"][0]["digest"].as_str().unwrap().to_owned()
+}
+
+fn ok(said: Output) -> Output {
+    assert_eq!(said.code, 0, "{said}");
+    said
+}
+
+#[test]
+fn an_image_comes_back_as_it_was() {
+    let (context, digest) = with_image();
+    let registry = FakeRegistry::start().unwrap();
+    let name = |rest: &str| format!("{}/{rest}", registry.host());
+    let said = ok(context.run(&["push", "image", &name("team/app:v1"), &name("team/app:latest")]));
+    assert_snapshot!(shown(&said, &registry), @"");
+    assert_eq!(said.stdout.trim(), digest);
+    // Once more: one question a tag.
+    let asked = registry.asked().len();
+    let said = ok(context.run(&["push", "image", &name("team/app:v1")]));
+    assert_snapshot!(shown(&said, &registry), @"");
+    assert_eq!(registry.asked()[asked..], ["HEAD /v2/team/app/manifests/v1".to_owned()]);
+    // Into the state directory, a folder, an archive, and from there to another repository.
+    ok(context.run(&["pull", &name("team/app:v1")]));
+    let said = ok(context.run(&["pull", &name("team/app:v1"), "-o", "back"]));
+    assert_snapshot!(shown(&said, &registry), @"");
+    assert_eq!(digest_of(&context, "back"), digest);
+    ok(context.run(&["copy", &name("team/app:v1"), "oci-archive:back.tar:v2"]));
+    ok(context.run(&["push", "back.tar", &name("other/app:v2")]));
+    ok(context.run(&["copy", &name("other/app:v2"), &name("third/app:v3")]));
+    let pinned = name(&format!("third/app@{digest}"));
+    let said = ok(context.run(&["copy", &pinned, "oci:again:mine"]));
+    assert_eq!((said.stdout.trim(), digest_of(&context, "again")), (&*digest, digest.clone()));
+    ok(context.run(&["copy", "oci:again:mine", "docker-archive:again.tar"]));
+    // What one repository has is lent to another.
+    let asked = registry.asked();
+    assert!(
+        asked
+            .iter()
+            .any(|asked| asked.contains("third/app/blobs/uploads/?mount=") && asked.contains("from=other")),
+        "{asked:?}"
+    );
+    assert!(!asked.iter().any(|asked| asked.starts_with("PUT /v2/third/app/blobs")), "{asked:?}");
+}
+
+#[test]
+fn what_is_not_there() {
+    let (context, _) = with_image();
+    let registry = FakeRegistry::start().unwrap();
+    let name = |rest: &str| format!("{}/{rest}", registry.host());
+    ok(context.run(&["push", "image", &name("app:22-alpine")]));
+    let mut said = Vec::new();
+    for args in [
+        vec!["pull".to_owned(), name("app:22-alpin")],
+        vec!["pull".to_owned(), name("none")],
+        vec!["pull".to_owned(), "Node".to_owned()],
+        vec!["push".to_owned(), "image".to_owned(), format!("{}@sha256:{}", name("app"), "0".repeat(64))],
+        vec!["push".to_owned(), "missing".to_owned(), name("app")],
+        vec!["copy".to_owned(), "oci:image:v9".to_owned(), name("app")],
+        vec!["copy".to_owned(), name("app:22-alpine"), "oci:".to_owned()],
+    ] {
+        said.push(shown(&context.run(&args), &registry));
+    }
+    assert_snapshot!(said.join("\n\n"), @"");
+}
+
+#[test]
+fn several_platforms_are_copied_whole_or_one_of_them() {
+    let (context, amd) = with_image();
+    let arm = build(&context, "arm", "linux/arm64", "arm");
+    let registry = FakeRegistry::start().unwrap();
+    let name = |rest: &str| format!("{}/{rest}", registry.host());
+    for (folder, tag) in [("image", "amd64"), ("arm", "arm64")] {
+        ok(context.run(&["push", folder, &name(&format!("app:{tag}"))]));
+    }
+    let entry = |digest: &str, architecture: &str| {
+        json!({
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "digest": digest,
+            "size": registry.manifest("app", digest).unwrap().len(),
+            "platform": { "os": "linux", "architecture": architecture },
+        })
+    };
+    let index = json!({ "schemaVersion": 2, "manifests": [entry(&amd, "amd64"), entry(&arm, "arm64")] });
+    let media_type = "application/vnd.oci.image.index.v1+json";
+    let digest =
+        registry.put_manifest("app", Some("all"), media_type, index.to_string().as_bytes()).to_string();
+    let said = ok(context.run(&["copy", "--all", &name("app:all"), "oci:whole"]));
+    assert_eq!((said.stdout.trim(), digest_of(&context, "whole")), (&*digest, digest.clone()));
+    ok(context.run(&["copy", "--platform", "linux/arm64", &name("app:all"), "oci:one"]));
+    assert_eq!(digest_of(&context, "one"), arm);
+    // A layout is pushed as it is.
+    let said = ok(context.run(&["push", "whole", &name("copy:all")]));
+    assert_eq!(said.stdout.trim(), digest);
+    assert_eq!(registry.manifest("copy", "all").unwrap(), index.to_string().into_bytes());
+    let said = context.run(&["pull", "--platform", "linux/s390x", &name("app:all")]);
+    assert_snapshot!(shown(&said, &registry), @"");
+}
+
+fn log_in(context: &TestContext, host: &str, user: &str, password: &str) -> Output {
+    let mut command = context.command(&["login", host, "--username", user, "--password-stdin"]);
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(password.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    context.output(output.status, &output.stdout, &output.stderr)
+}
+
+#[test]
+fn login_opens_a_registry_and_logout_closes_it() {
+    for door in [Door::Basic("u", "hunter2"), Door::Bearer("u", "hunter2")] {
+        let (context, _) = with_image();
+        let registry = FakeRegistry::start_with(door.clone(), |stream| Ok(Box::new(stream))).unwrap();
+        let name = format!("{}/team/app:v1", registry.host());
+        let config = context.folder().join("home/.docker/config.json");
+        fs::create_dir_all(config.parent().unwrap()).unwrap();
+        fs::write(&config, r#"{"psFormat":"x"}"#).unwrap();
+        let mut said = vec![
+            context.run(&["push", "image", &name]),
+            log_in(&context, &registry.host(), "u", "wrong\n"),
+            log_in(&context, &registry.host(), "u", "hunter2\n"),
+            context.run(&["push", "image", &name]),
+        ];
+        let written = fs::read_to_string(&config).unwrap();
+        assert!(written.contains("psFormat") && written.contains("\"auth\""), "{written}");
+        assert_eq!(fs::metadata(&config).unwrap().permissions().mode() & 0o777, 0o600);
+        said.extend([
+            context.run(&["logout", &registry.host()]),
+            context.run(&["logout", &registry.host()]),
+            context.run(&["pull", &name]),
+        ]);
+        let said: Vec<String> = said.iter().map(|said| shown(said, &registry)).collect();
+        let said = said.join("\n\n");
+        assert!(!said.contains("hunter2") && !said.contains("wrong\n"));
+        if matches!(door, Door::Basic(..)) {
+            assert_snapshot!(said, @"");
+        }
+    }
+}
+
+#[test]
+fn login_needs_somebody_and_something() {
+    let context = TestContext::empty();
+    let mut said = Vec::new();
+    for args in [
+        &["login", "ghcr.io/team", "-u", "u", "--password-stdin"][..],
+        &["login", "ghcr.io", "--password-stdin"],
+        &["login", "ghcr.io", "-u", "u"],
+        &["login", "ghcr.io", "-u", "u", "--password-stdin"],
+    ] {
+        said.push(context.run(args).to_string());
+    }
+    assert_snapshot!(said.join("\n\n"), @"");
+}
+
+#[test]
+fn rules_for_registries() {
+    let (context, digest) = with_image();
+    let (registry, mirror) = (FakeRegistry::start().unwrap(), FakeRegistry::start().unwrap());
+    let name = format!("{}/app:v1", registry.host());
+    ok(context.run(&["push", "image", &format!("{}/proxy/app:v1", mirror.host())]));
+    let rules = context.folder().join("registries.toml");
+    let context = context.env("WBUILD_CONFIG", rules.to_str().unwrap());
+    fs::write(
+        &rules,
+        format!("[registry.\"{}\"]\nmirrors = [\"{}/proxy\"]\n", registry.host(), mirror.host()),
+    )
+    .unwrap();
+    let said = ok(context.run(&["pull", &name]));
+    assert_eq!((said.stdout.trim(), registry.asked().len()), (&*digest, 0));
+    // What is pushed goes to the registry itself.
+    ok(context.run(&["push", "image", &name]));
+    assert!(registry.manifest("app", "v1").is_some());
+    fs::write(&rules, format!("[[registry]]\nlocation = \"{}\"\nblocked = true\n", registry.host())).unwrap();
+    let mut said = vec![shown(&context.run(&["pull", &name]), &registry)];
+    for text in ["[registry.\"a\"]\nmirror = []\n", "[registry"] {
+        fs::write(&rules, text).unwrap();
+        said.push(context.run(&["pull", &name]).to_string());
+    }
+    assert_snapshot!(said.join("\n\n"), @"");
+}
+
+#[test]
+fn what_breaks_off_goes_on() {
+    let (context, digest) = with_image();
+    let registry = FakeRegistry::start().unwrap();
+    let name = format!("{}/app:v1", registry.host());
+    registry.plan("PUT", "/uploads/", 1, Fault::CutUpload(10));
+    registry.plan("PUT", "/manifests/", 1, Fault::Limited(0));
+    ok(context.run(&["push", "image", &name]));
+    registry.plan("GET", "/blobs/", 1, Fault::Cut(10));
+    registry.plan("GET", "/manifests/", 1, Fault::Status(503));
+    let said = ok(context.run(&["pull", &name]));
+    assert_eq!(said.stdout.trim(), digest);
+    assert!(said.stderr.contains("503 Service Unavailable; trying again in"), "{said}");
+    // Wrong bytes leave nothing behind.
+    let fresh = context.env("WBUILD_HOME", "other-state");
+    registry.plan("GET", "/blobs/", usize::MAX, Fault::WrongByte);
+    let said = fresh.run(&["pull", &name, "-o", "wrong"]);
+    assert!(said.code == 1 && said.stderr.contains("has the digest"), "{said}");
+    assert!(!fresh.path("wrong/index.json").exists());
+    let blobs = fresh.path("other-state/blobs");
+    let files = |path: &std::path::Path| fs::read_dir(path).map_or(0, |entries| entries.count());
+    let count: usize =
+        fs::read_dir(&blobs).map_or(0, |found| found.map(|entry| files(&entry.unwrap().path())).sum());
+    assert_eq!(count, 0, "something is in {}", blobs.display());
+}
