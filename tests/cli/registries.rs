@@ -24,7 +24,7 @@ fn build(context: &TestContext, folder: &str, platform: &str, text: &str) -> Str
     context.write(&format!("{folder}-files/Dockerfile"), "FROM scratch\nCOPY f /f\nCMD [\"/f\"]\n");
     let output = format!("type=oci,tar=false,dest={folder}");
     let files = format!("{folder}-files");
-    let said = context.run(&["build", "-q", "--platform", platform, "-o", &output, &files]);
+    let said = context.run(&["build", "--progress", "quiet", "--platform", platform, "-o", &output, &files]);
     assert_eq!(said.code, 0, "{said}");
     said.stdout.lines().last().unwrap().to_owned()
 }
@@ -51,17 +51,38 @@ fn an_image_comes_back_as_it_was() {
     let registry = FakeRegistry::start().unwrap();
     let name = |rest: &str| format!("{}/{rest}", registry.host());
     let said = ok(context.run(&["push", "image", &name("team/app:v1"), &name("team/app:latest")]));
-    assert_snapshot!(shown(&said, &registry), @"");
+    assert_snapshot!(shown(&said, &registry), @"
+    exit 0
+    -- stdout
+    sha256:[DIGEST]
+    -- stderr
+    pushed [REGISTRY]/team/app:v1
+    pushed [REGISTRY]/team/app:latest
+    sent [SIZE] in 2 blobs
+    ");
     assert_eq!(said.stdout.trim(), digest);
     // Once more: one question a tag.
     let asked = registry.asked().len();
     let said = ok(context.run(&["push", "image", &name("team/app:v1")]));
-    assert_snapshot!(shown(&said, &registry), @"");
+    assert_snapshot!(shown(&said, &registry), @"
+    exit 0
+    -- stdout
+    sha256:[DIGEST]
+    -- stderr
+    unchanged [REGISTRY]/team/app:v1
+    ");
     assert_eq!(registry.asked()[asked..], ["HEAD /v2/team/app/manifests/v1".to_owned()]);
     // Into the state directory, a folder, an archive, and from there to another repository.
     ok(context.run(&["pull", &name("team/app:v1")]));
     let said = ok(context.run(&["pull", &name("team/app:v1"), "-o", "back"]));
-    assert_snapshot!(shown(&said, &registry), @"");
+    assert_snapshot!(shown(&said, &registry), @"
+    exit 0
+    -- stdout
+    sha256:[DIGEST]
+    -- stderr
+    there is sha256:[DIGEST] ([SIZE])
+    image back ([SIZE] in 1 layer)
+    ");
     assert_eq!(digest_of(&context, "back"), digest);
     ok(context.run(&["copy", &name("team/app:v1"), "oci-archive:back.tar:v2"]));
     ok(context.run(&["push", "back.tar", &name("other/app:v2")]));
@@ -99,7 +120,41 @@ fn what_is_not_there() {
     ] {
         said.push(shown(&context.run(&args), &registry));
     }
-    assert_snapshot!(said.join("\n\n"), @"");
+    assert_snapshot!(said.join("\n\n"), @"
+    exit 1
+    -- stderr
+    error: `[REGISTRY]/app` has no `22-alpin`
+    hint: did you mean `22-alpine`?
+
+    exit 1
+    -- stderr
+    error: `[REGISTRY]` has no repository `none`
+
+    exit 2
+    -- stderr
+    error: `Node` is not a repository name: lower-case letters, digits, and single `.`, `_`, `-` between them
+    hint: names are of the form [HOST/]REPOSITORY[:TAG|@DIGEST]
+
+    exit 2
+    -- stderr
+    error: `[REGISTRY]/app@sha256:[DIGEST]` names a digest, and an image is pushed under a tag
+    hint: its digest is what it is already
+
+    exit 2
+    -- stderr
+    error: `missing` is neither a folder nor a file
+    hint: name the folder of an OCI layout, such as .wbuild/image/web, or a tar of one
+
+    exit 1
+    -- stderr
+    error: `image` has no image with the tag `v9`
+    hint: none of its images has a tag; leave the tag away
+
+    exit 2
+    -- stderr
+    error: `oci:` names no path
+    hint: for example oci:out/web:v1
+    ");
 }
 
 #[test]
@@ -132,7 +187,11 @@ fn several_platforms_are_copied_whole_or_one_of_them() {
     assert_eq!(said.stdout.trim(), digest);
     assert_eq!(registry.manifest("copy", "all").unwrap(), index.to_string().into_bytes());
     let said = context.run(&["pull", "--platform", "linux/s390x", &name("app:all")]);
-    assert_snapshot!(shown(&said, &registry), @"");
+    assert_snapshot!(shown(&said, &registry), @"
+    exit 1
+    -- stderr
+    error: the image sha256:[DIGEST] has no manifest for linux/s390x; it has linux/amd64, linux/arm64
+    ");
 }
 
 fn log_in(context: &TestContext, host: &str, user: &str, password: &str) -> Output {
@@ -171,7 +230,42 @@ fn login_opens_a_registry_and_logout_closes_it() {
         let said = said.join("\n\n");
         assert!(!said.contains("hunter2") && !said.contains("wrong\n"));
         if matches!(door, Door::Basic(..)) {
-            assert_snapshot!(said, @"");
+            assert_snapshot!(said, @"
+            exit 1
+            -- stderr
+            error: `[REGISTRY]` does not let us push to `team/app`: 401 Unauthorized
+            hint 1: no credentials for `[REGISTRY]` were found; looked at `[TEST]/home/.docker/config.json` (nothing for it), `[TEST]/home/.config/containers/auth.json` (there is none)
+            hint 2: `wbuild login [REGISTRY]` writes them; or the name is wrong: registries say this of what does not exist, too
+
+            exit 1
+            -- stderr
+            error: `[REGISTRY]` refused to log in: 401 Unauthorized: unauthorized
+
+            exit 0
+            -- stdout
+            logged in to [REGISTRY] as u; kept in [TEST]/home/.docker/config.json, readable to whoever can read that file
+
+            exit 0
+            -- stdout
+            sha256:[DIGEST]
+            -- stderr
+            pushed [REGISTRY]/team/app:v1
+            sent [SIZE] in 2 blobs
+
+            exit 0
+            -- stdout
+            forgot the credentials for [REGISTRY] in [TEST]/home/.docker/config.json
+
+            exit 0
+            -- stdout
+            there were no credentials for [REGISTRY]
+
+            exit 1
+            -- stderr
+            error: `[REGISTRY]` does not let us pull `team/app`: 401 Unauthorized: unauthorized
+            hint 1: no credentials for `[REGISTRY]` were found; looked at `[TEST]/home/.docker/config.json` (nothing for it), `[TEST]/home/.config/containers/auth.json` (there is none)
+            hint 2: `wbuild login [REGISTRY]` writes them; or the name is wrong: registries say this of what does not exist, too
+            ");
         }
     }
 }
@@ -188,7 +282,27 @@ fn login_needs_somebody_and_something() {
     ] {
         said.push(context.run(args).to_string());
     }
-    assert_snapshot!(said.join("\n\n"), @"");
+    assert_snapshot!(said.join("\n\n"), @"
+    exit 2
+    -- stderr
+    error: `ghcr.io/team` is no host of a registry
+    hint: for example ghcr.io, or localhost:5000
+
+    exit 2
+    -- stderr
+    error: nobody is there to ask for a user name
+    hint: name it with --username
+
+    exit 2
+    -- stderr
+    error: nobody is there to ask for a password
+    hint: pipe it in, with --password-stdin
+
+    exit 2
+    -- stderr
+    error: the password is empty
+    hint: a token of the registry does as well as a password
+    ");
 }
 
 #[test]
@@ -215,7 +329,25 @@ fn rules_for_registries() {
         fs::write(&rules, text).unwrap();
         said.push(context.run(&["pull", &name]).to_string());
     }
-    assert_snapshot!(said.join("\n\n"), @"");
+    assert_snapshot!(said.join("\n\n"), @r#"
+    exit 1
+    -- stderr
+    error: `[REGISTRY]` is blocked
+    hint: [TEST]/registries.toml says so
+
+    exit 1
+    -- stderr
+    error: `[TEST]/registries.toml`: registry."a": there is no `mirror`; did you mean `mirrors`?
+
+    exit 1
+    -- stderr
+    error: `[TEST]/registries.toml` is no TOML
+      caused by: TOML parse error at line 1, column 10
+            |
+          1 | [registry
+            |          ^
+          unclosed table, expected `]`
+    "#);
 }
 
 #[test]

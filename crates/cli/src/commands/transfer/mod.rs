@@ -163,7 +163,8 @@ impl Transfer {
     }
 
     fn wrote(&self, place: &str, parts: &ImageParts) {
-        self.said.line(&format!("image {place} ({} in {} layers)", size(parts.size()), parts.layers.len()));
+        let layers = counted(parts.layers.len(), "layer");
+        self.said.line(&format!("image {place} ({} in {layers})", size(parts.size())));
     }
 
     /// Brings the layers to this machine, as far as they are not there.
@@ -198,18 +199,19 @@ impl Transfer {
             blobs: configs.chain(layers).collect(),
         };
         let report = self.client.push(names, &content, watch)?;
+        let verb = if report.tagged == 0 { "unchanged" } else { "pushed" };
         for name in names {
-            self.said.line(&format!("pushed {}", name.familiar()));
+            self.said.line(&format!("{verb} {}", name.familiar()));
         }
-        let mut facts = vec![format!("sent {} in {} blobs", size(report.sent_bytes), report.sent)];
-        for (count, what) in [
-            (report.present, "were there"),
-            (report.mounted, "were lent by another repository"),
-            (report.unchanged, "names stood for it already"),
-        ] {
-            if count > 0 {
-                facts.push(format!("{count} {what}"));
-            }
+        if report.tagged == 0 {
+            return Ok(());
+        }
+        let mut facts = vec![format!("sent {} in {}", size(report.sent_bytes), counted(report.sent, "blob"))];
+        if report.present > 0 {
+            facts.push(format!("{} already there", counted(report.present, "blob")));
+        }
+        if report.mounted > 0 {
+            facts.push(format!("{} lent by another repository", counted(report.mounted, "blob")));
         }
         self.said.line(&facts.join(", "));
         Ok(())
@@ -237,6 +239,10 @@ impl Transfer {
         };
         Blob::file(layer.clone(), path).prepared_by(fetch).also_in([repository])
     }
+}
+
+fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 fn pulled(layer: &Descriptor, fetched: bool) -> String {
