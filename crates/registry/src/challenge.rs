@@ -116,4 +116,18 @@ mod tests {
             assert_eq!(Challenge::best([nothing]), None, "{nothing}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_header_has_an_end(text in ".{0,200}") {
+            let _ = Challenge::best([text.as_str()]);
+        }
+
+        #[test]
+        fn what_is_quoted_comes_back(realm in "[ -~]{1,60}", service in "[a-z.]{1,20}", before in "(Negotiate [a-z]{1,9}=*, )?") {
+            let quoted = realm.replace('\\', "\\\\").replace('"', "\\\"");
+            let header = format!(r#"{before}Bearer realm="{quoted}" , service={service}"#);
+            proptest::prop_assert_eq!(Challenge::best([header.as_str()]), bearer(&realm, Some(&service), None));
+        }
+    }
 }

@@ -17,6 +17,9 @@ const MANIFEST_TYPES: &str = "application/vnd.oci.image.index.v1+json, applicati
                               application/vnd.docker.distribution.manifest.list.v2+json, \
                               application/vnd.docker.distribution.manifest.v2+json";
 
+/// No blob is larger: as much as any layer may unpack to.
+const MAX_BLOB: u64 = 64 << 30;
+
 /// As many tags are looked through for one that was meant.
 const MAX_TAGS: usize = 1000;
 
@@ -245,6 +248,10 @@ impl RegistryClient {
         watch: &Watch<'_>,
     ) -> Result<(), RegistryError> {
         check_layer(descriptor)?;
+        if descriptor.size > MAX_BLOB {
+            let url = format!("{repository}@{}", descriptor.digest);
+            return Err(HttpError::TooLarge { url, limit: MAX_BLOB }.into());
+        }
         let expected = Expected { limit: descriptor.size, digest: Some(descriptor.digest) };
         let mut counted = Counted { sink, size: 0 };
         let mut transfer = Transfer::new(&mut counted);

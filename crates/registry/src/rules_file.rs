@@ -398,4 +398,17 @@ mod tests {
         assert_eq!(load("XDG_CONFIG_HOME", config).unwrap().rules.len(), 1);
         assert!(load("NOTHING", String::new()).unwrap().file().is_none());
     }
+
+    proptest::proptest! {
+        #[test]
+        fn rules_or_an_error(key in "[a-z.-]{1,12}", value in "(true|1|\"[a-z./*:]{0,20}\"|\\[\\]|\\[\"x\"\\]|\\{\\})", list in "(\\[\\[registry\\]\\]|\\[registry\\.\"a\"\\]|)") {
+            let known = ["mirrors", "http", "insecure", "prefix", "location", "mirror", "blocked"];
+            for key in known.into_iter().chain([key.as_str()]) {
+                if let Ok(rules) = parse(&format!("{list}\n{key} = {value}\n")) {
+                    let repository = crate::Repository::of(&"a/b/c".parse().unwrap());
+                    let _ = rules.for_pull(&repository, true);
+                }
+            }
+        }
+    }
 }

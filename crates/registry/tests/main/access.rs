@@ -1,11 +1,17 @@
 use std::fs;
+use std::io;
+use std::net::TcpStream;
 use std::path::Path;
+use std::sync::Arc;
 
 use base64::Engine as _;
+use rcgen::{CertificateParams, KeyPair};
+use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use wbuild_oci::{Platform, media};
 use wbuild_registry::{Kept, RegistryClient, RegistryError, Repository};
 use wbuild_report::Hint;
-use wbuild_testkit::{Door, FakeRegistry, Fault, HttpServer, Reply};
+use wbuild_testkit::{Door, FakeRegistry, Fault, HttpServer, Reply, Stream};
 
 use crate::{bytes, client_with, fetch, made, name, watched};
 
@@ -206,4 +212,73 @@ fn pushing_asks_for_what_it_needs() {
         asked.contains("scope=repository%3Ateam%2Fr%3Apull%2Cpush&scope=repository%3Abase%2Fnode%3Apull"),
         "{asked}"
     );
+}
+
+/// A registry with a certificate that nobody has signed.
+fn encrypted(door: Door) -> FakeRegistry {
+    let key = KeyPair::generate().unwrap();
+    let certificate =
+        CertificateParams::new(vec!["localhost".to_owned()]).unwrap().self_signed(&key).unwrap();
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], key)
+        .unwrap();
+    let config = Arc::new(config);
+    FakeRegistry::start_with(door, move |stream: TcpStream| {
+        let connection = ServerConnection::new(Arc::clone(&config)).map_err(io::Error::other)?;
+        Ok(Box::new(StreamOwned::new(connection, stream)) as Box<dyn Stream>)
+    })
+    .unwrap()
+}
+
+#[test]
+fn what_was_encrypted_stays_so() {
+    let image = made(&Platform::linux("amd64"), &[bytes(50)]);
+    let tokens = HttpServer::start(|_| Reply::ok(r#"{"token":"t"}"#)).unwrap();
+    for (entry, asked) in [
+        (password("u", "hunter2"), 0),
+        (r#"{"identitytoken":"identity"}"#.to_owned(), 0),
+        ("{}".to_owned(), 1),
+    ] {
+        let registry = encrypted(Door::Bearer("u", "hunter2"));
+        image.put(&registry, "team/r", Some("v1"));
+        registry.send_for_tokens_to(&tokens.url("/token"));
+        let folder = config(&registry, &entry);
+        let rules = format!("[registry.\"{}\"]\ninsecure = true", registry.host());
+        let (client, _) = client_with(&rules, Some(folder.path()));
+        let error = resolve(&client, &registry).unwrap_err();
+        // To ask for a token for nobody in particular is no secret.
+        assert_eq!(tokens.seen().len(), asked, "{error}");
+        assert_eq!(
+            error.to_string().contains("because it is not encrypted and the registry is"),
+            asked == 0,
+            "{error}"
+        );
+    }
+    // Nothing says that this one may be believed.
+    let registry = encrypted(Door::Open);
+    let error = resolve(&client_with("", None).0, &registry).unwrap_err();
+    assert!(error.hints().join("\n").contains("`ca = [\"FILE\"]`"), "{error}");
+    assert!(registry.asked().is_empty());
+}
+
+#[test]
+fn a_host_that_should_speak_https_is_not_spoken_to_without() {
+    let registry = behind(Door::Open);
+    // Another name for this machine, of which nothing is known.
+    let host = format!("LOCALHOST:{}", registry.port());
+    let reference = format!("{host}/team/r:v1").parse().unwrap();
+    let (client, _) = client_with("", None);
+    let error = watched(|watch| client.manifest(&reference, watch)).0.unwrap_err();
+    assert_eq!(error.to_string(), format!("`{host}` speaks plain http, but https is expected of it"));
+    let hint = format!(
+        "if that is meant, write `[registry.\"{host}\"]` and `http = true` into /etc/registries.toml"
+    );
+    assert_eq!((error.hints(), registry.asked().len()), (vec![hint], 0));
+    let (client, _) = client_with(&format!("[registry.\"{host}\"]\nhttp = true"), None);
+    let error = watched(|watch| client.manifest(&reference, watch)).0.unwrap_err();
+    assert!(error.is_missing(), "{error}");
 }
