@@ -375,3 +375,36 @@ fn what_breaks_off_goes_on() {
         fs::read_dir(&blobs).map_or(0, |found| found.map(|entry| files(&entry.unwrap().path())).sum());
     assert_eq!(count, 0, "something is in {}", blobs.display());
 }
+
+#[test]
+fn what_belongs_to_an_image_follows_it() {
+    let context = TestContext::empty();
+    context.write("files/f", "hello");
+    context.write("files/Dockerfile", "FROM scratch\nCOPY f /f\n");
+    let args =
+        ["build", "--progress", "quiet", "--sbom", "true", "-o", "type=oci,tar=false,dest=image", "files"];
+    let digest = ok(context.run(&args)).stdout.trim().to_owned();
+    for api in [false, true] {
+        let registry = FakeRegistry::start().unwrap();
+        if api {
+            registry.list_referrers();
+        }
+        let name = format!("{}/app:v1", registry.host());
+        for _ in 0..2 {
+            let said = ok(context.run(&["push", "image", &name]));
+            assert!(said.stderr.contains("with 1 document about it"), "{said}");
+        }
+        let tag = digest.replace(':', "-");
+        assert_eq!(registry.manifest("app", &tag).is_none(), api);
+        let artifacts = registry
+            .seen()
+            .iter()
+            .filter(|seen| {
+                seen.method == "PUT"
+                    && seen.path.contains("/manifests/")
+                    && String::from_utf8_lossy(&seen.body).contains("\"subject\"")
+            })
+            .count();
+        assert_eq!(artifacts, 1);
+    }
+}

@@ -246,7 +246,7 @@ impl RegistryClient {
         subject: &Digest,
         watch: &Watch<'_>,
     ) -> Result<Option<wbuild_oci::Index>, RegistryError> {
-        match self.manifest(&fallback_tag(repository, subject), watch) {
+        match self.manifest(&listing_tag(repository, subject), watch) {
             Ok(fetched) => match fetched.document {
                 Document::Index(index) => Ok(Some(index)),
                 Document::Manifest(_) => Ok(None),
@@ -286,11 +286,11 @@ impl RegistryClient {
         })?;
         let descriptor = Descriptor::new(wbuild_oci::media::INDEX, Digest::of(&bytes), bytes.len() as u64);
         let index = DocumentBlob { descriptor, bytes };
-        self.push_manifest(&fallback_tag(repository, subject), &index, watch)
+        self.push_manifest(&listing_tag(repository, subject), &index, watch)
     }
 }
 
 /// `sha256-<hex>` (distribution-spec, "Referrers Tag Schema").
-fn fallback_tag(repository: &Repository, subject: &Digest) -> Reference {
-    repository.reference(Some(format!("sha256-{}", subject.hex())), None)
+fn listing_tag(repository: &Repository, subject: &Digest) -> Reference {
+    repository.reference(Some(wbuild_image::fallback_tag(subject)), None)
 }

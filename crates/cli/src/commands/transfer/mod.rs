@@ -4,6 +4,7 @@ mod place;
 mod said;
 mod source;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use std::time::SystemTime;
 use wbuild_engine::{Engine, registry_client};
 use wbuild_image::{BlobFiles, Export, ImageParts, write_archive_file, write_layout};
 use wbuild_oci::{Descriptor, Digest, Platform, Reference};
-use wbuild_registry::{Blob, Content, RegistryClient, RegistryError, at_once};
+use wbuild_registry::{Blob, Content, RegistryClient, RegistryError, Repository, at_once};
 use wbuild_remote::{Retry, Stop, Watch};
 
 use super::{Failure, Session, print};
@@ -199,6 +200,7 @@ impl Transfer {
             blobs: configs.chain(layers).collect(),
         };
         let report = self.client.push(names, &content, watch)?;
+        self.push_referrers(source, parts, names, watch)?;
         let verb = if report.tagged == 0 { "unchanged" } else { "pushed" };
         for name in names {
             self.said.line(&format!("{verb} {}", name.familiar()));
@@ -214,6 +216,42 @@ impl Transfer {
             facts.push(format!("{} lent by another repository", counted(report.mounted, "blob")));
         }
         self.said.line(&facts.join(", "));
+        Ok(())
+    }
+
+    /// What belongs to the image follows it into each repository.
+    fn push_referrers(
+        &self,
+        source: &Source,
+        parts: &ImageParts,
+        names: &[Reference],
+        watch: &Watch<'_>,
+    ) -> Result<(), Failure> {
+        let subject = parts.root.descriptor.digest;
+        let referrers = source.referrers(&subject)?;
+        let repositories: BTreeSet<Repository> = names.iter().map(Repository::of).collect();
+        for repository in &repositories {
+            let known = match referrers.is_empty() {
+                true => Vec::new(),
+                false => self.client.referrers(repository, &subject, watch)?,
+            };
+            for (listed, found) in &referrers {
+                if known.iter().any(|known| known.digest == listed.digest) {
+                    continue;
+                }
+                let layers = found.layers.iter().map(|layer| self.blob(source, layer));
+                let configs = found
+                    .configs
+                    .iter()
+                    .map(|config| Blob::bytes(&config.descriptor.media_type, config.bytes.clone()));
+                let blobs: Vec<Blob> = layers.chain(configs).collect();
+                at_once(&blobs, watch, |blob, watch| self.client.push_blob(repository, blob, watch))?;
+                self.client.attach(repository, &subject, &found.root, listed, watch)?;
+            }
+        }
+        if !referrers.is_empty() {
+            self.said.line(&format!("with {} about it", counted(referrers.len(), "document")));
+        }
         Ok(())
     }
 

@@ -2,8 +2,10 @@ use std::io;
 use std::path::PathBuf;
 
 use wbuild_engine::{Draft, Engine};
-use wbuild_image::{ImageParts, LayoutError, OciLayout, collect_image, find_image, unpack_archive};
-use wbuild_oci::{Descriptor, Digest, Platform, Reference};
+use wbuild_image::{
+    ImageParts, LayoutError, OciLayout, collect_image, find_image, read_document, unpack_archive,
+};
+use wbuild_oci::{Descriptor, Digest, Document, Platform, Reference};
 use wbuild_registry::{RegistryClient, Repository};
 use wbuild_remote::Watch;
 
@@ -104,6 +106,24 @@ impl Source {
                 collect_image(&root, layout).map_err(Failure::new)
             }
         }
+    }
+
+    /// What a layout has about an image: SBOMs, provenance. Each as it is listed, and with all that belongs to it.
+    pub(super) fn referrers(&self, subject: &Digest) -> Result<Vec<(Descriptor, ImageParts)>, Failure> {
+        let Self::Layout { layout, .. } = self else { return Ok(Vec::new()) };
+        let mut found = Vec::new();
+        for listed in layout.referrers().map_err(Failure::new)? {
+            let Document::Manifest(manifest) = read_document(&listed, layout).map_err(Failure::new)? else {
+                continue;
+            };
+            // The list may be that of another image of the layout.
+            let about = manifest.rest.get("subject").and_then(|subject| subject.get("digest")?.as_str());
+            if about == Some(&*subject.to_string()) {
+                let parts = collect_image(&listed, layout).map_err(Failure::new)?;
+                found.push((listed, parts));
+            }
+        }
+        Ok(found)
     }
 
     /// What the image is called in a layout: as `tag` says, else as where it comes from.
