@@ -208,9 +208,9 @@ mod tests {
         Err(ExportError::Archive(std::io::ErrorKind::NotFound.into()))
     }
 
-    fn entry(text: &str, annotations: Value) -> Value {
+    fn entry(text: &str, annotations: impl Into<Value>) -> Value {
         let digest = Digest::of(text.as_bytes());
-        json!({ "mediaType": media::MANIFEST, "digest": digest, "size": 1, "annotations": annotations })
+        json!({ "mediaType": media::MANIFEST, "digest": digest, "size": 1, "annotations": annotations.into() })
     }
 
     fn found(entries: &[Value]) -> Found {
