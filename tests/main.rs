@@ -21,6 +21,7 @@ mod cli {
     mod example;
     mod hostile_dockerfiles;
     mod interrupted;
+    mod outputs;
     mod plain_user;
     mod registries;
     mod secrecy;
@@ -29,6 +30,7 @@ mod cli {
     mod usage;
 }
 mod context;
+mod docker;
 mod layout;
 
 use std::fs;

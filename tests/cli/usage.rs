@@ -74,29 +74,47 @@ fn help_and_version_go_to_standard_output() {
 #[test]
 fn outputs() {
     let context = TestContext::small();
-    assert_snapshot!(context.refused(&["image", "--output", "type=oci"]), @"
+    assert_snapshot!(context.refused(&["image", "--output", "type=oci,tar=false"]), @"
     exit 2
     -- stderr
     error: --output type=oci needs a dest
-    hint: outputs are of the form type=oci,dest=FILE.tar or type=oci,dest=FOLDER,tar=false
+    hint: for example type=oci,dest=image.tar or type=oci,dest=FOLDER,tar=false or type=local,dest=FOLDER
     ");
-    assert_snapshot!(context.refused(&["image", "--output", "type=docker,dest=x.tar"]), @"
+    assert_snapshot!(context.refused(&["image", "--output", "type=dokcer,dest=x.tar"]), @"
     exit 2
     -- stderr
-    error: this version writes outputs of type oci, not `docker`
-    hint: outputs are of the form type=oci,dest=FILE.tar or type=oci,dest=FOLDER,tar=false
+    error: `dokcer` is no type of --output
+    hint: did you mean `docker`?
     ");
-    assert_snapshot!(context.refused(&["image", "--output", "type=oci,dest=x,colour=red"]), @"
+    assert_snapshot!(context.refused(&["build", "--output", "type=oci,dest=x,compresion=zstd", "."]), @"
     exit 2
     -- stderr
-    error: `colour=red` means nothing in --output
-    hint: outputs are of the form type=oci,dest=FILE.tar or type=oci,dest=FOLDER,tar=false
+    error: `compresion` means nothing to type=oci in --output
+    hint: did you mean `compression`?
     ");
     assert_snapshot!(context.refused(&["image", "--output", ""]), @"
     exit 2
     -- stderr
     error: --output names nothing
-    hint: outputs are of the form type=oci,dest=FILE.tar or type=oci,dest=FOLDER,tar=false
+    hint: for example type=oci,dest=image.tar or type=oci,dest=FOLDER,tar=false or type=local,dest=FOLDER
+    ");
+    assert_snapshot!(context.refused(&["build", "--annotation", "mainfest:a=b", "."]), @"
+    exit 2
+    -- stderr
+    error: `mainfest` is no level of annotations
+    hint: did you mean `manifest`?
+    ");
+    assert_snapshot!(context.refused(&["build", "--push", "."]), @"
+    exit 2
+    -- stderr
+    error: a tag is needed to push an image
+    hint: --tag HOST/REPOSITORY:TAG
+    ");
+    assert_snapshot!(context.refused(&["build", "--platform", "linux/amd64,linux/arm64", "."]), @"
+    exit 2
+    -- stderr
+    error: `--platform linux/amd64,linux/arm64` names several platforms, and a build is for one
+    hint: build each with a --tag of its own; `docker buildx imagetools create` puts them under one name
     ");
 }
 
@@ -109,11 +127,11 @@ fn two_outputs_in_one_place() {
     error: two outputs go to `out`
     hint: give each a place of its own
     ");
-    assert_snapshot!(context.refused(&["image", "-o", "-"]), @"
+    assert_snapshot!(context.refused(&["build", "-o", "-", "-o", "type=oci", "."]), @"
     exit 2
     -- stderr
-    error: the image cannot go to standard output, where its digest goes
-    hint: outputs are of the form type=oci,dest=FILE.tar or type=oci,dest=FOLDER,tar=false
+    error: two outputs go to standard output
+    hint: give each a place of its own
     ");
 }
 

@@ -73,7 +73,51 @@ pub(crate) struct HomeArgs {
 pub(crate) struct ProgressArgs {
     /// auto, tty, plain, json or quiet
     #[arg(long, env = "WBUILD_PROGRESS", value_name = "MODE", default_value = "auto")]
-    pub(crate) progress: ProgressMode,
+    progress: ProgressMode,
+
+    /// Show nothing, and print the image id (the digest of its configuration)
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+}
+
+impl ProgressArgs {
+    /// What was asked for.
+    pub(crate) fn mode(&self) -> ProgressMode {
+        if self.quiet { ProgressMode::Quiet } else { self.progress }
+    }
+}
+
+/// What to write, and what to say about it.
+#[derive(Debug, Default, Args)]
+pub(crate) struct OutputArgs {
+    /// Name of the image (may be repeated)
+    #[arg(short, long = "tag", value_name = "NAME[:TAG]")]
+    pub(crate) tags: Vec<String>,
+
+    /// What to write: type=(oci|docker|local|tar|registry|image|cacheonly)[,dest=PATH][,KEY=VALUE]… (may be repeated). A bare
+    /// path is a folder for files (wbuild build), or an OCI folder or FILE.tar (wbuild image)
+    #[arg(short, long = "output", value_name = "SPEC")]
+    pub(crate) outputs: Vec<String>,
+
+    /// Load the image into docker or podman: type=docker
+    #[arg(long)]
+    pub(crate) load: bool,
+
+    /// Push the image to its registry: type=registry
+    #[arg(long)]
+    pub(crate) push: bool,
+
+    /// Note something on the image; LEVEL is manifest (if none is given) or manifest-descriptor
+    #[arg(long = "annotation", value_name = "[LEVEL:]KEY=VALUE")]
+    pub(crate) annotations: Vec<String>,
+
+    /// Write the image id (the digest of its configuration) to a file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) iidfile: Option<PathBuf>,
+
+    /// Write digests and names as JSON to a file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) metadata_file: Option<PathBuf>,
 }
 
 /// Which remote caches are read and filled.
@@ -134,9 +178,8 @@ pub(crate) struct ImageArgs {
     #[arg(long, value_name = "STAGE")]
     pub(crate) target: Option<String>,
 
-    /// Name of the image (may be repeated)
-    #[arg(short, long = "tag", value_name = "NAME[:TAG]")]
-    pub(crate) tags: Vec<String>,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
 
     /// Set a build argument; without a value it comes from the environment
     #[arg(long = "build-arg", value_name = "NAME[=VALUE]")]
@@ -154,10 +197,6 @@ pub(crate) struct ImageArgs {
     #[arg(long = "label", value_name = "NAME=VALUE")]
     pub(crate) labels: Vec<String>,
 
-    /// What to write: type=oci,dest=PATH[,tar=false], or FILE.tar or FOLDER for short [default: the folder .wbuild/image/APP of the workspace]
-    #[arg(short, long = "output", value_name = "SPEC")]
-    pub(crate) outputs: Vec<String>,
-
     /// For which platform
     #[arg(long, value_name = "OS/ARCH")]
     pub(crate) platform: Option<String>,
@@ -168,14 +207,6 @@ pub(crate) struct ImageArgs {
     /// Reuse nothing
     #[arg(long)]
     pub(crate) no_cache: bool,
-
-    /// Write the image id (the digest of its configuration) to a file
-    #[arg(long, value_name = "FILE")]
-    pub(crate) iidfile: Option<PathBuf>,
-
-    /// Write digests and names as JSON to a file
-    #[arg(long, value_name = "FILE")]
-    pub(crate) metadata_file: Option<PathBuf>,
 
     /// Times of everything that is written: epoch (or SOURCE_DATE_EPOCH), or seconds since 1970
     #[arg(long, value_name = "epoch|SECONDS", default_value = "epoch")]
@@ -290,13 +321,8 @@ pub(crate) struct BuildArgs {
     #[command(flatten)]
     pub(crate) dockerfile: DockerfileArgs,
 
-    /// Name of the image (may be repeated)
-    #[arg(short, long = "tag", value_name = "NAME[:TAG]")]
-    pub(crate) tags: Vec<String>,
-
-    /// What to write: type=(oci|docker|local|tar|cacheonly),dest=PATH[,tar=false]; a bare path is type=local
-    #[arg(short, long = "output", value_name = "SPEC")]
-    pub(crate) outputs: Vec<String>,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
 
     /// A secret for the steps that ask for it: id=ID[,src=FILE|,env=NAME]
     #[arg(long = "secret", value_name = "SPEC")]
@@ -354,14 +380,6 @@ pub(crate) struct BuildArgs {
         hide_default_value = true
     )]
     pub(crate) call: Call,
-
-    /// Write the image id (the digest of its configuration) to a file
-    #[arg(long, value_name = "FILE")]
-    pub(crate) iidfile: Option<PathBuf>,
-
-    /// Write digests and names as JSON to a file
-    #[arg(long, value_name = "FILE")]
-    pub(crate) metadata_file: Option<PathBuf>,
 
     /// Times of everything that is written: epoch (or SOURCE_DATE_EPOCH), keep, or seconds since 1970
     #[arg(long, value_name = "epoch|keep|SECONDS", default_value = "epoch")]

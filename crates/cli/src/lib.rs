@@ -37,11 +37,11 @@ pub fn main() -> ExitCode {
     };
     let session = Session { variable: |name| std::env::var(name).ok(), cancellation: Default::default() };
     let mode = match &cli.command {
-        Command::Image(args) => args.progress.progress,
-        Command::Build(args) => args.progress.progress,
-        Command::Pull(args) => args.progress.progress,
-        Command::Push(args) => args.progress.progress,
-        Command::Copy(args) => args.progress.progress,
+        Command::Image(args) => args.progress.mode(),
+        Command::Build(args) => args.progress.mode(),
+        Command::Pull(args) => args.progress.mode(),
+        Command::Push(args) => args.progress.mode(),
+        Command::Copy(args) => args.progress.mode(),
         _ => ProgressMode::Plain,
     };
     if let Err(error) = interrupt::cancel_on_signal(session.cancellation.clone()) {

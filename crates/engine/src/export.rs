@@ -13,8 +13,8 @@ use wbuild_cache::Kind;
 use wbuild_frontend::{RowDelta, Target};
 use wbuild_graph::{DeltaId, FieldValue, Preimage, Snapshot};
 use wbuild_image::{
-    ANNOTATION_PREDICATE, AssembleError, Assembly, Attachment, BlobFiles, Export, ExportError, Image,
-    LayerRef, Row, assemble,
+    ANNOTATION_PREDICATE, Annotations, AssembleError, Assembly, Attachment, BlobFiles, Export, ExportError,
+    Image, LayerRef, MediaTypes, Row, assemble,
 };
 use wbuild_layer::{Contents, Recipe, Times, write_layer};
 use wbuild_oci::{Descriptor, DiffId, Digest, HistoryEntry, Reference};
@@ -27,8 +27,11 @@ use crate::error::EngineError;
 use crate::images::OpenedImage;
 use crate::worker::Engine;
 
+/// Where a descriptor says when its image was made; BuildKit's layouts and metadata files have it.
+const ANNOTATION_CREATED: &str = "org.opencontainers.image.created";
+
 /// How an image is made of deltas.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExportOptions {
     /// How layers are written.
     pub recipe: Recipe,
@@ -36,6 +39,13 @@ pub struct ExportOptions {
     pub created: i64,
     /// Labels added to those of the target.
     pub labels: BTreeMap<String, String>,
+    /// What is noted on manifest and descriptors.
+    pub annotations: Annotations,
+    /// Whose media types it has.
+    pub media_types: MediaTypes,
+    /// Whether layers of the base image that are compressed in another way are compressed anew. Else they pass byte for
+    /// byte.
+    pub force_compression: bool,
 }
 
 /// One layer of an image that was built.
@@ -56,13 +66,15 @@ pub struct BuiltLayer {
 pub struct BuiltImage {
     /// Its documents.
     pub image: Image,
-    /// What its names stand for: its manifest, or the index around it.
+    /// What its names stand for: its manifest, or the index around it; noted with when it was made.
     pub root: Descriptor,
     /// Its layers, lowest first.
     pub layers: Vec<BuiltLayer>,
     /// What is said about it.
     pub attachments: Vec<Attachment>,
     carrier: Carrier,
+    annotations: Annotations,
+    created: Option<String>,
     store: Store,
     base: Option<Arc<OpenedImage>>,
 }
@@ -93,10 +105,14 @@ impl BuiltImage {
     /// # Errors
     /// Only when JSON cannot be written.
     pub fn export(&self, names: Vec<Reference>) -> Result<Export, AssembleError> {
-        match (self.attachments.is_empty(), self.carrier) {
-            (false, Carrier::Index) => Export::attested(&self.image, &self.attachments, names),
-            _ => self.plain_export(names).with_referrers(&self.attachments),
-        }
+        let mut export = match (self.attachments.is_empty(), self.carrier) {
+            (false, Carrier::Index) => {
+                Export::attested(&self.image, &self.attachments, &self.annotations, names)?
+            }
+            _ => self.plain_export(names).with_referrers(&self.attachments)?,
+        };
+        export.root = noted(export.root, self.created.as_deref());
+        Ok(export)
     }
 
     /// How it came to be, if that travels with it: the predicate of its statement.
@@ -111,7 +127,9 @@ impl BuiltImage {
 
     /// It alone, for places that hold nothing but images.
     pub fn plain_export(&self, names: Vec<Reference>) -> Export {
-        Export::image(&self.image, names)
+        let mut export = Export::image(&self.image, names);
+        export.root = noted(export.root, self.created.as_deref());
+        export
     }
 
     /// Bytes of all layer blobs.
@@ -157,11 +175,25 @@ impl BlobFiles for BuiltImage {
     }
 }
 
+/// A descriptor that says when its image was made.
+fn noted(mut root: Descriptor, created: Option<&str>) -> Descriptor {
+    if let Some(created) = created {
+        root.annotations.entry(ANNOTATION_CREATED.to_owned()).or_insert_with(|| created.to_owned());
+    }
+    root
+}
+
 /// What is remembered of a layer.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct LayerRecord {
     pub(crate) descriptor: Descriptor,
     pub(crate) diff_id: DiffId,
+}
+
+impl From<LayerRecord> for LayerRef {
+    fn from(record: LayerRecord) -> Self {
+        Self { descriptor: record.descriptor, diff_id: record.diff_id }
+    }
 }
 
 pub(crate) struct StoreBlobs<'a>(pub(crate) &'a Store);
@@ -199,14 +231,13 @@ impl Engine {
         let created = timestamp(options.created);
         let mut rows = Vec::new();
         let mut layers: Vec<BuiltLayer> = Vec::new();
-        if let Some(base) = &base {
-            layers.extend(base.image.layers.iter().map(|layer| BuiltLayer {
-                name: "base image".to_owned(),
-                digest: layer.descriptor.digest,
-                size: layer.descriptor.size,
-                base: true,
-            }));
-        }
+        let base_layers = self.base_layers(base.as_deref(), options)?;
+        layers.extend(base_layers.iter().map(|layer| BuiltLayer {
+            name: "base image".to_owned(),
+            digest: layer.descriptor.digest,
+            size: layer.descriptor.size,
+            base: true,
+        }));
         for row in &target.history {
             let history = HistoryEntry {
                 created: created.clone(),
@@ -235,26 +266,44 @@ impl Engine {
             });
         }
         let mut config = target.config.clone();
-        config.created = created;
+        config.created.clone_from(&created);
         config.config.labels.extend(options.labels.clone());
         if let Some(base) = &base {
             config.rootfs = base.image.config.rootfs.clone();
+            config.rootfs.diff_ids = base_layers.iter().map(|layer| layer.diff_id).collect();
             config.history.clone_from(&base.image.config.history);
         }
-        let base_layers = base.as_ref().map(|base| base.image.manifest.layers.clone()).unwrap_or_default();
-        let image = assemble(Assembly { config, base: base_layers, rows, annotations: BTreeMap::new() })?;
+        let base_layers = base_layers.into_iter().map(|layer| layer.descriptor).collect();
+        let (annotations, media_types) = (options.annotations.clone(), options.media_types);
+        let image = assemble(Assembly { config, base: base_layers, rows, annotations, media_types })?;
         for document in [&image.config, &image.manifest] {
             self.store.put_bytes(&document.bytes)?;
         }
+        let root = noted(image.manifest.descriptor.clone(), created.as_deref());
         Ok(BuiltImage {
-            root: image.manifest.descriptor.clone(),
+            root,
             image,
             layers,
             attachments: Vec::new(),
             carrier: Carrier::default(),
+            annotations: options.annotations.clone(),
+            created,
             store: self.store.clone(),
             base,
         })
+    }
+
+    /// The layers of a base image as the new image has them: as they are, unless they are to be compressed anew.
+    fn base_layers(
+        &self,
+        base: Option<&OpenedImage>,
+        options: &ExportOptions,
+    ) -> Result<Vec<LayerRef>, EngineError> {
+        let layers = base.map(|base| &base.image.layers[..]).unwrap_or_default();
+        match options.force_compression {
+            true => layers.iter().map(|layer| self.recoded(layer, options.recipe.compression)).collect(),
+            false => Ok(layers.to_vec()),
+        }
     }
 
     /// The layer of a delta on `below`, remembered or written; `None` when the delta is empty and `keep_empty` is not set.
@@ -297,7 +346,7 @@ impl Engine {
             Some(None) if !keep_empty => return Ok(None),
             Some(Some(known)) => {
                 self.shared.used_layer(&key.0, Some(&known));
-                return Ok(Some(LayerRef { descriptor: known.descriptor, diff_id: known.diff_id }));
+                return Ok(Some(known.into()));
             }
             _ => {}
         }
@@ -311,11 +360,11 @@ impl Engine {
         }
         let record = self.write_layer(&face, name, recipe)?;
         self.remember_layer(&key.0, Some(&record))?;
-        Ok(Some(LayerRef { descriptor: record.descriptor, diff_id: record.diff_id }))
+        Ok(Some(record.into()))
     }
 
     /// What is known of the layer of a key: `Some(None)` when there is nothing in it.
-    fn known_layer(&self, key: &Digest) -> Result<Option<Option<LayerRecord>>, EngineError> {
+    pub(crate) fn known_layer(&self, key: &Digest) -> Result<Option<Option<LayerRecord>>, EngineError> {
         let usable = |record: &Option<LayerRecord>| match record {
             Some(record) => self.store.has_blob(&record.descriptor.digest),
             None => Ok(true),
@@ -336,7 +385,11 @@ impl Engine {
         Ok(None)
     }
 
-    fn remember_layer(&self, key: &Digest, record: Option<&LayerRecord>) -> Result<(), EngineError> {
+    pub(crate) fn remember_layer(
+        &self,
+        key: &Digest,
+        record: Option<&LayerRecord>,
+    ) -> Result<(), EngineError> {
         let refs = record.iter().map(|record| Ref::Blob(record.descriptor.digest)).collect();
         let body = serde_json::to_vec(&record).unwrap_or_default();
         self.store.replace_record(key, &RecordMeta { refs }, &body)?;

@@ -38,6 +38,7 @@ mod inputs;
 mod native;
 mod outputs;
 mod plan;
+mod recoded;
 mod registries;
 mod remote;
 mod secrets;

@@ -120,6 +120,11 @@ impl Engine {
         self.images.open(&image.reference, image.platform.as_ref().unwrap_or(&self.platform))
     }
 
+    /// The name of this session, no other has it: of its logs, and of the build in metadata files.
+    pub fn build_id(&self) -> &str {
+        &self.build_id
+    }
+
     /// Which CA bundle steps get, for `doctor`.
     pub fn trust_in_words(&self) -> String {
         self.trust.in_words()

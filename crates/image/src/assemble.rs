@@ -42,13 +42,92 @@ pub struct Assembly {
     /// The finished configuration, except that `rootfs` and `history` are those of the base image: empty for an image
     /// from scratch. `created` is the caller's, here and in every row: there is no clock in this crate.
     pub config: ImageConfig,
-    /// The base image's layers, as its manifest has them. Their blobs pass as they are; see [`oci_layer_type`].
+    /// The base image's layers, as its manifest has them. Their blobs pass as they are; see [`MediaTypes::layer`].
     pub base: Vec<Descriptor>,
     /// What was added, in order.
     pub rows: Vec<Row>,
-    /// Annotations of the manifest.
-    pub annotations: BTreeMap<String, String>,
+    /// Annotations of the manifest, and of the descriptors that name it.
+    pub annotations: Annotations,
+    /// Whose names the documents and layers get.
+    pub media_types: MediaTypes,
 }
+
+/// What is noted on an image, and where (the levels of `docker buildx build --annotation`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Annotations {
+    /// In the manifest.
+    pub manifest: BTreeMap<String, String>,
+    /// On the descriptor that names the manifest, in an index.
+    pub manifest_descriptor: BTreeMap<String, String>,
+    /// In the index over manifests.
+    pub index: BTreeMap<String, String>,
+    /// On the descriptor that names that index.
+    pub index_descriptor: BTreeMap<String, String>,
+}
+
+impl Annotations {
+    /// Whether any is for an index, which an image of one platform has only around attestations.
+    pub fn want_index(&self) -> bool {
+        !(self.index.is_empty() && self.index_descriptor.is_empty())
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// The two families of media types. A manifest has those of one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MediaTypes {
+    /// The OCI's.
+    #[default]
+    Oci,
+    /// Docker's (schema 2), which know no annotations.
+    Docker,
+}
+
+impl MediaTypes {
+    fn manifest(self) -> &'static str {
+        match self {
+            Self::Oci => media::MANIFEST,
+            Self::Docker => media::DOCKER_MANIFEST,
+        }
+    }
+
+    fn config(self) -> &'static str {
+        match self {
+            Self::Oci => media::CONFIG,
+            Self::Docker => media::DOCKER_CONFIG,
+        }
+    }
+
+    /// The name of a layer's media type in this family, for the same bytes: as `docker buildx` converts them. Names that
+    /// are unknown stay.
+    pub fn layer(self, media_type: &str) -> &str {
+        let pair = LAYER_TYPES.iter().find(|(oci, docker)| [*oci, *docker].contains(&media_type));
+        match (pair, self) {
+            (Some((oci, _)), Self::Oci) => oci,
+            (Some((_, docker)), Self::Docker) => docker,
+            (None, _) => media_type,
+        }
+    }
+}
+
+/// The OCI's and Docker's names of layers.
+const LAYER_TYPES: [(&str, &str); 5] = [
+    (media::LAYER, "application/vnd.docker.image.rootfs.diff.tar"),
+    (media::LAYER_GZIP, media::DOCKER_LAYER_GZIP),
+    (media::LAYER_ZSTD, "application/vnd.docker.image.rootfs.diff.tar.zstd"),
+    (
+        "application/vnd.oci.image.layer.nondistributable.v1.tar",
+        "application/vnd.docker.image.rootfs.foreign.diff.tar",
+    ),
+    (
+        "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
+        "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+    ),
+];
 
 /// A document and the descriptor that names it.
 #[derive(Clone, Debug, PartialEq)]
@@ -126,7 +205,7 @@ impl Hint for AssembleError {
     }
 }
 
-/// Puts an image together: canonical JSON, OCI media types.
+/// Puts an image together: canonical JSON, media types of one family.
 ///
 /// Base images that lack lines of history (many tools write none) get one for each unexplained layer, so that layers and
 /// lines go on matching; lines that are there are kept as they are.
@@ -134,7 +213,7 @@ impl Hint for AssembleError {
 /// # Errors
 /// When the parts contradict each other.
 pub fn assemble(assembly: Assembly) -> Result<Image, AssembleError> {
-    let Assembly { mut config, base, rows, annotations } = assembly;
+    let Assembly { mut config, base, rows, annotations, media_types } = assembly;
     for (field, value) in [("architecture", &config.architecture), ("operating system", &config.os)] {
         if value.is_empty() {
             return Err(AssembleError::Platform { field });
@@ -169,13 +248,18 @@ pub fn assemble(assembly: Assembly) -> Result<Image, AssembleError> {
         }
     }
     for layer in &mut layers {
-        layer.media_type = oci_layer_type(&layer.media_type).to_owned();
+        layer.media_type = media_types.layer(&layer.media_type).to_owned();
     }
     let platform = config.platform();
-    let config = DocumentBlob::new(media::CONFIG, to_canonical_json(&config)?);
-    let manifest = Manifest { annotations, ..Manifest::new(config.descriptor.clone(), layers.clone()) };
-    let mut manifest = DocumentBlob::new(media::MANIFEST, to_canonical_json(&manifest)?);
+    let config = DocumentBlob::new(media_types.config(), to_canonical_json(&config)?);
+    let manifest = Manifest {
+        media_type: Some(media_types.manifest().to_owned()),
+        annotations: annotations.manifest,
+        ..Manifest::new(config.descriptor.clone(), layers.clone())
+    };
+    let mut manifest = DocumentBlob::new(media_types.manifest(), to_canonical_json(&manifest)?);
     manifest.descriptor.platform = Some(platform);
+    manifest.descriptor.annotations = annotations.manifest_descriptor;
     Ok(Image { config, manifest, layers })
 }
 
@@ -190,23 +274,6 @@ pub fn assemble_index(
     let manifests = images.iter().map(|image| image.manifest.descriptor.clone()).collect();
     let index = Index { annotations, ..Index::new(manifests) };
     Ok(DocumentBlob::new(media::INDEX, to_canonical_json(&index)?))
-}
-
-/// The OCI name of a layer's media type, as `docker buildx` converts them (`oci-mediatypes=true`): the same bytes under
-/// the other name. A manifest must not mix both families. Names that are unknown stay.
-pub fn oci_layer_type(media_type: &str) -> &str {
-    match media_type {
-        "application/vnd.docker.image.rootfs.diff.tar" => media::LAYER,
-        media::DOCKER_LAYER_GZIP => media::LAYER_GZIP,
-        "application/vnd.docker.image.rootfs.diff.tar.zstd" => media::LAYER_ZSTD,
-        "application/vnd.docker.image.rootfs.foreign.diff.tar" => {
-            "application/vnd.oci.image.layer.nondistributable.v1.tar"
-        }
-        "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip" => {
-            "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"
-        }
-        other => other,
-    }
 }
 
 #[cfg(test)]
@@ -268,6 +335,42 @@ mod tests {
         assert!(manifest.layers.iter().all(|layer| layer.media_type == media::LAYER_GZIP));
         assert_eq!(manifest.layers[0].digest, layer("base").descriptor.digest);
         assert_eq!(image.manifest.descriptor.platform.as_ref().unwrap().to_string(), "linux/amd64");
+    }
+
+    #[test]
+    fn media_types_are_of_one_family() {
+        let base = layer("base");
+        let zstd = Descriptor { media_type: media::LAYER_ZSTD.to_owned(), ..layer("new").descriptor };
+        let assembly = Assembly {
+            config: ImageConfig {
+                rootfs: RootFs { diff_ids: vec![base.diff_id], ..RootFs::default() },
+                ..config()
+            },
+            base: vec![base.descriptor],
+            rows: vec![Row::Layer { layer: LayerRef { descriptor: zstd, ..layer("new") }, history: None }],
+            media_types: MediaTypes::Docker,
+            ..Assembly::default()
+        };
+        let image = assemble(assembly.clone()).unwrap();
+        assert_eq!(image.manifest.descriptor.media_type, media::DOCKER_MANIFEST);
+        let text = String::from_utf8(image.manifest.bytes).unwrap();
+        assert!(!text.contains("oci"), "{text}");
+        let image = assemble(Assembly { media_types: MediaTypes::Oci, ..assembly }).unwrap();
+        assert!(!String::from_utf8(image.manifest.bytes).unwrap().contains("docker"));
+    }
+
+    #[test]
+    fn annotations_stand_where_they_were_asked_for() {
+        let one = |text: &str| BTreeMap::from([(text.to_owned(), "x".to_owned())]);
+        let annotations =
+            Annotations { manifest: one("m"), manifest_descriptor: one("d"), ..Annotations::default() };
+        assert!(!annotations.want_index());
+        let image = assemble(Assembly { config: config(), annotations, ..Assembly::default() }).unwrap();
+        assert_eq!(image.manifest.descriptor.annotations, one("d"));
+        let Document::Manifest(manifest) = Document::parse(&image.manifest.bytes).unwrap() else {
+            panic!("an index")
+        };
+        assert_eq!(manifest.annotations, one("m"));
     }
 
     #[test]

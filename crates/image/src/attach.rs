@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 use wbuild_oci::{Descriptor, DiffId, Digest, Index, Manifest, media, to_canonical_json};
 
-use crate::assemble::{AssembleError, DocumentBlob, Image};
+use crate::assemble::{Annotations, AssembleError, DocumentBlob, Image};
 
 /// Which predicate an in-toto statement has, on its layer and on its manifest (BuildKit's name, used by others too).
 pub const ANNOTATION_PREDICATE: &str = "in-toto.io/predicate-type";
@@ -116,7 +116,11 @@ impl AttestedIndex {
     ///
     /// # Errors
     /// Only when JSON cannot be written.
-    pub fn new(image: &Image, attachments: &[Attachment]) -> Result<Self, AssembleError> {
+    pub fn new(
+        image: &Image,
+        attachments: &[Attachment],
+        annotations: &Annotations,
+    ) -> Result<Self, AssembleError> {
         let layers: Vec<DocumentBlob> = attachments.iter().map(Attachment::layer).collect();
         // They are not compressed: blob and content are one.
         let diff_ids: Vec<DiffId> = layers.iter().map(|layer| DiffId(layer.descriptor.digest)).collect();
@@ -137,8 +141,10 @@ impl AttestedIndex {
             ("vnd.docker.reference.type".to_owned(), "attestation-manifest".to_owned()),
             ("vnd.docker.reference.digest".to_owned(), image.manifest.descriptor.digest.to_string()),
         ]);
-        let index = Index::new(vec![image.manifest.descriptor.clone(), listed]);
-        let index = DocumentBlob::new(media::INDEX, to_canonical_json(&index)?);
+        let manifests = vec![image.manifest.descriptor.clone(), listed];
+        let index = Index { annotations: annotations.index.clone(), ..Index::new(manifests) };
+        let mut index = DocumentBlob::new(media::INDEX, to_canonical_json(&index)?);
+        index.descriptor.annotations.clone_from(&annotations.index_descriptor);
         let documents = layers.into_iter().chain([config, manifest]).collect();
         Ok(Self { index, documents })
     }
@@ -183,7 +189,7 @@ mod tests {
     #[test]
     fn an_attested_index_is_that_of_buildx() {
         let image = image();
-        let attested = AttestedIndex::new(&image, &[attachment()]).unwrap();
+        let attested = AttestedIndex::new(&image, &[attachment()], &Annotations::default()).unwrap();
         let value: Value = serde_json::from_slice(&attested.index.bytes).unwrap();
         let entries = value["manifests"].as_array().unwrap();
         assert_eq!(entries[0]["digest"], image.manifest.descriptor.digest.to_string());

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
 use std::time::SystemTime;
@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use wbuild_oci::{Descriptor, Digest, Index, Reference, to_canonical_json};
 use wbuild_report::Hint;
 
-use crate::assemble::{AssembleError, DocumentBlob, Image};
+use crate::assemble::{Annotations, AssembleError, DocumentBlob, Image};
 use crate::attach::{Attachment, AttestedIndex, Referrer, fallback_tag, referrers_index};
 use crate::collect::ImageParts;
 
@@ -90,9 +90,10 @@ impl Export {
     pub fn attested(
         image: &Image,
         attachments: &[Attachment],
+        annotations: &Annotations,
         names: Vec<Reference>,
     ) -> Result<Self, AssembleError> {
-        let attested = AttestedIndex::new(image, attachments)?;
+        let attested = AttestedIndex::new(image, attachments, annotations)?;
         let mut export = Self::index(&attested.index, std::slice::from_ref(image), names);
         export.keep(&attested.documents);
         Ok(export)
@@ -162,8 +163,18 @@ impl Export {
         Self { root, documents, layers, images, names, referrers: None }
     }
 
-    /// The bytes of `index.json`.
-    pub(crate) fn index_json(&self, listed: Listed) -> Result<Vec<u8>, ExportError> {
+    /// Bytes of all its layers' blobs.
+    pub fn layer_bytes(&self) -> u64 {
+        self.layers.values().map(|layer| layer.size).sum()
+    }
+
+    /// Leaves blobs of layers out of an archive: whoever reads it has them.
+    pub fn leave_out(&mut self, blobs: &BTreeSet<Digest>) {
+        self.layers.retain(|digest, _| !blobs.contains(digest));
+    }
+
+    /// Its entries of `index.json`.
+    pub(crate) fn entries(&self, listed: Listed) -> Vec<Descriptor> {
         let named = |name: &Reference| {
             let mut entry = self.root.clone();
             entry.annotations.insert(ANNOTATION_NAME.to_owned(), name.to_string());
@@ -176,16 +187,23 @@ impl Export {
         if manifests.is_empty() {
             manifests.push(self.root.clone());
         }
+        if let Some(referrers) = self.referrers_index().filter(|_| !self.names.is_empty())
+            && listed == Listed::WithNames
+        {
+            let mut entry = referrers.descriptor.clone();
+            entry.annotations.insert(ANNOTATION_TAG.to_owned(), fallback_tag(&self.root.digest));
+            manifests.push(entry);
+        }
+        manifests
+    }
+
+    /// The bytes of an `index.json` that names nothing else.
+    pub(crate) fn index_json(&self, listed: Listed) -> Result<Vec<u8>, ExportError> {
         let mut annotations = BTreeMap::new();
         if let Some(referrers) = self.referrers_index() {
             annotations.insert(ANNOTATION_REFERRERS.to_owned(), referrers.descriptor.digest.to_string());
-            if listed == Listed::WithNames && !self.names.is_empty() {
-                let mut entry = referrers.descriptor.clone();
-                entry.annotations.insert(ANNOTATION_TAG.to_owned(), fallback_tag(&self.root.digest));
-                manifests.push(entry);
-            }
         }
-        let index = Index { annotations, ..Index::new(manifests) };
+        let index = Index { annotations, ..Index::new(self.entries(listed)) };
         to_canonical_json(&index).map_err(ExportError::Json)
     }
 }

@@ -8,10 +8,11 @@ use std::time::{Duration, SystemTime};
 
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
-use wbuild_oci::{Descriptor, Digest, HashingReader};
+use wbuild_oci::{Descriptor, Digest, HashingReader, MAX_DOCUMENT_BYTES};
 
-use crate::export::{BlobFiles, Export, ExportError, INDEX_FILE, LAYOUT_FILE, LAYOUT_VERSION, Listed};
+use crate::export::{BlobFiles, Export, ExportError, INDEX_FILE, LAYOUT_FILE, LAYOUT_VERSION};
 use crate::open::check_version;
+use crate::others::{Found, Others};
 use crate::verified::VerifiedReader;
 
 /// What had to be done to bring a folder up to date.
@@ -31,7 +32,7 @@ pub struct LayoutChanges {
     pub removed: u64,
 }
 
-/// Makes `folder` the OCI layout of this export:
+/// Puts an image into the OCI layout in `folder`:
 ///
 /// ```text
 /// oci-layout             written first: whatever happens then, the folder is known as a layout
@@ -41,7 +42,8 @@ pub struct LayoutChanges {
 ///
 /// Blobs that are there already are kept if they are right: the same inode as in the store, the time of a verified copy
 /// ([`BlobFiles::seal`]), or else the same digest. Wrong ones are replaced, and those that nothing names any more
-/// removed. Because blobs may share the store's inodes, **the folder is read-only to its users**.
+/// removed, unless something stands in the index that cannot be followed. Because blobs may share the store's inodes,
+/// **the folder is read-only to its users**.
 ///
 /// A second export into the same folder waits for the first.
 ///
@@ -51,21 +53,34 @@ pub fn write_layout(
     folder: &Path,
     export: &Export,
     blobs: &dyn BlobFiles,
+    others: Others,
 ) -> Result<LayoutChanges, ExportError> {
     let folder = Folder::open(folder)?;
     folder.replace(LAYOUT_FILE, LAYOUT_VERSION)?;
     let mut changes = LayoutChanges::default();
     let kept = folder.blob_folder()?;
+    let mut found = match others {
+        Others::Keep => Found::parse(&folder.small(INDEX_FILE)?.unwrap_or_default()),
+        Others::Replace => Found::default(),
+    };
+    let place = found.retain_others_than(export, &|descriptor| kept.read_document(descriptor));
     for (digest, bytes) in &export.documents {
         kept.document(digest, bytes, &mut changes)?;
     }
     for layer in export.layers.values() {
         kept.layer(layer, blobs, &mut changes)?;
     }
-    folder.replace(INDEX_FILE, &export.index_json(Listed::WithNames)?)?;
-    let named: BTreeSet<String> =
-        export.documents.keys().chain(export.layers.keys()).map(Digest::hex).collect();
-    kept.remove_others(&named, &mut changes)?;
+    let (index, list) = found.with(export, place)?;
+    if let Some(list) = &list {
+        kept.document(&list.descriptor.digest, &list.bytes, &mut changes)?;
+    }
+    folder.replace(INDEX_FILE, &index)?;
+    let mut named: BTreeSet<String> = list.iter().map(|list| list.descriptor.digest.hex()).collect();
+    named.extend(export.documents.keys().chain(export.layers.keys()).map(Digest::hex));
+    if let Some(needed) = found.blobs(&|descriptor| kept.read_document(descriptor)) {
+        named.extend(needed);
+        kept.remove_others(&named, &mut changes)?;
+    }
     Ok(changes)
 }
 
@@ -169,6 +184,21 @@ impl Folder {
         }
         let mut found = Vec::with_capacity(bytes.len());
         Ok(file.take(bytes.len() as u64).read_to_end(&mut found).is_ok() && found == bytes)
+    }
+
+    /// The bytes of a small file, if it is there.
+    fn small(&self, name: &str) -> Result<Option<Vec<u8>>, ExportError> {
+        let Some(file) = self.existing(name)? else { return Ok(None) };
+        let mut bytes = Vec::new();
+        file.take(MAX_DOCUMENT_BYTES).read_to_end(&mut bytes).map_err(self.failed("read", name))?;
+        Ok(Some(bytes))
+    }
+
+    /// A document of another image.
+    fn read_document(&self, descriptor: &Descriptor) -> Result<Vec<u8>, ExportError> {
+        let name = descriptor.digest.hex();
+        let missing = || self.failed("read", &name)(io::ErrorKind::NotFound.into());
+        self.small(&name)?.ok_or_else(missing)
     }
 
     /// A fresh file that is not in place yet.

@@ -8,8 +8,8 @@
 //!   [`collect_image`] reads all that belongs to one; [`find_image`] does the same for documents from anywhere else. [`unpack_archive`] makes a layout of an archive again.
 //!
 //! Guarantees: layers of a base image pass byte for byte. A layout can be read at every moment while it is written over,
-//! and holds afterwards what its index names and nothing else. No blob is given out before its size and digest were
-//! compared, documents before they are parsed, layers while they are read.
+//! and holds afterwards what its index names and nothing else; other images in it stay where that is asked for. No blob is
+//! given out before its size and digest were compared, documents before they are parsed, layers while they are read.
 //!
 //! Not here: making layers (`layer`), registries (`registry`), and where blobs are kept (`store`).
 
@@ -21,13 +21,15 @@ mod export;
 mod find;
 mod layout;
 mod open;
+mod others;
 mod output_file;
 mod unpack;
 mod verified;
 
 pub use archive::{ArchiveFormat, write_archive, write_archive_file};
 pub use assemble::{
-    AssembleError, Assembly, DocumentBlob, Image, LayerRef, Row, assemble, assemble_index, oci_layer_type,
+    Annotations, AssembleError, Assembly, DocumentBlob, Image, LayerRef, MediaTypes, Row, assemble,
+    assemble_index,
 };
 pub use attach::{
     ANNOTATION_PREDICATE, Attachment, AttestedIndex, IN_TOTO, Referrer, fallback_tag, referrers_index,
@@ -37,6 +39,7 @@ pub use export::{BlobFiles, Export, ExportError};
 pub use find::{BaseImage, Documents, ImageError, find_image, read_document};
 pub use layout::{LayoutChanges, check_layout_folder, write_layout};
 pub use open::{LayoutError, OciLayout, Select};
+pub use others::Others;
 pub use output_file::OutputFile;
 pub use unpack::{UnpackError, is_archive_name, unpack_archive};
 pub use verified::{BlobMismatch, VerifiedReader};

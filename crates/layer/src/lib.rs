@@ -2,6 +2,7 @@
 //!
 //! - [`write_layer`] turns a delta's tree into a layer blob in one pass: a tar whose bytes are a function of the delta
 //!   and the [`Recipe`], compressed in independent members on all cores.
+//! - [`recode`] compresses the tar of a layer that is there in another way.
 //! - [`read_tree`] turns a layer blob into a tree, [`unpack`] into files that an overlay can mount. Both go through one
 //!   strict tar reader and one resolver, so the two faces of a layer are the same delta by construction.
 //! - [`Archive`] is the reader alone, and [`read_archive`] finds out whether a file is an archive at all.
@@ -22,7 +23,9 @@ mod owner_note;
 mod pax;
 mod read;
 mod recipe;
+mod recode;
 mod stage;
+mod stargz;
 mod unpack;
 mod whiteout;
 mod write;
@@ -34,6 +37,7 @@ pub use member::{MemberCache, MemberKey};
 pub use owner_note::OwnerNote;
 pub use read::{ContentSink, DigestOnly, LayerError, LayerTree, ReadOptions, Whiteouts, read_tree};
 pub use recipe::{Compression, Recipe, Times};
+pub use recode::recode;
 pub use stage::PlaceError;
 pub use unpack::{Owners, Unarchived, UnpackOptions, Unpacked, unpack, unpack_archive};
 pub use write::{Contents, Layer, LayerWriter, WriteError, write_layer};

@@ -6,6 +6,8 @@
 //! - smaller entries share members; a member ends after an entry when the SHA-256 of the entry's path ends in six zero
 //!   bits, or when it has reached [`MEMBER`] bytes.
 //!
+//! - an eStargz layer is cut for its readers besides: see the `stargz` module.
+//!
 //! So a changed file changes the members it lies in, and the cut behind it is found again after 64 entries on average:
 //! the other members keep their bytes, and a [`MemberCache`] saves compressing them again.
 
@@ -21,6 +23,7 @@ use wbuild_oci::{DiffId, Digest, HashingWriter};
 use wbuild_tree::EntryPath;
 
 use crate::recipe::{Compression, Recipe};
+use crate::stargz::CHUNK;
 
 /// Tar bytes of one member, at least, unless a cut comes first.
 const MEMBER: usize = 1 << 20;
@@ -56,8 +59,10 @@ impl Codec {
     pub(crate) fn new(recipe: &Recipe) -> Option<Self> {
         let valid = match recipe.compression {
             Compression::None => true,
-            Compression::Gzip { level } => CompressionLvl::new(level.into()).is_ok(),
-            Compression::Zstd { level } => (1..=19).contains(&level),
+            Compression::Gzip { level } | Compression::Estargz { level } => {
+                CompressionLvl::new(level.into()).is_ok()
+            }
+            Compression::Zstd { level } => (1..=22).contains(&level),
         };
         let mut fields = Vec::new();
         for (name, value) in recipe.member_fields() {
@@ -77,7 +82,7 @@ impl Codec {
     fn compress(&self, plain: &[u8]) -> io::Result<Vec<u8>> {
         match self.compression {
             Compression::None => Ok(plain.to_vec()),
-            Compression::Gzip { level } => {
+            Compression::Gzip { level } | Compression::Estargz { level } => {
                 let level = CompressionLvl::new(level.into()).map_err(|_| io::ErrorKind::InvalidInput)?;
                 let mut compressor = Compressor::new(level);
                 let mut out = vec![0; compressor.gzip_compress_bound(plain.len())];
@@ -98,7 +103,9 @@ impl Codec {
         let mut out = vec![0; plain.len()];
         let size = match self.compression {
             Compression::None => return compressed == plain,
-            Compression::Gzip { .. } => Decompressor::new().gzip_decompress(compressed, &mut out).ok(),
+            Compression::Gzip { .. } | Compression::Estargz { .. } => {
+                Decompressor::new().gzip_decompress(compressed, &mut out).ok()
+            }
             Compression::Zstd { .. } => zstd::bulk::decompress_to_buffer(compressed, &mut out[..]).ok(),
         };
         size == Some(plain.len()) && out == plain
@@ -138,8 +145,15 @@ pub(crate) struct MemberWriter<'a, 'scope, W> {
     tar_size: u64,
     /// The open member.
     open: Vec<u8>,
-    /// Whether a large entry is being written.
-    large: bool,
+    /// Whether members are cut for the readers of eStargz.
+    lazy: bool,
+    /// Bytes after which the contents that are being written get a new member; none while it is no large entry.
+    limit: Option<usize>,
+    /// How many members were closed.
+    closed: usize,
+    /// Where each member that was written begins.
+    starts: Vec<u64>,
+    written: u64,
 }
 
 impl<'a, 'scope, W: Write> MemberWriter<'a, 'scope, W> {
@@ -159,14 +173,40 @@ impl<'a, 'scope, W: Write> MemberWriter<'a, 'scope, W> {
             tar: Sha256::new(),
             tar_size: 0,
             open: Vec::new(),
-            large: false,
+            lazy: matches!(codec.compression, Compression::Estargz { .. }),
+            limit: None,
+            closed: 0,
+            starts: Vec::new(),
+            written: 0,
         }
     }
 
     /// Starts an entry with this many bytes of contents.
     pub(crate) fn begin(&mut self, size: u64) -> io::Result<()> {
-        self.large = size >= LARGE;
-        if self.large { self.close() } else { Ok(()) }
+        if size < LARGE || self.lazy {
+            return Ok(());
+        }
+        self.limit = Some(MEMBER);
+        self.close()
+    }
+
+    /// Starts the contents of an entry, which have a member of their own for lazy readers.
+    pub(crate) fn begin_contents(&mut self) -> io::Result<()> {
+        if !self.lazy {
+            return Ok(());
+        }
+        self.limit = Some(CHUNK as usize);
+        self.close()
+    }
+
+    /// The number of the member that is open.
+    pub(crate) fn member(&self) -> usize {
+        self.closed
+    }
+
+    /// What was appended last.
+    pub(crate) fn last(&self, size: usize) -> &[u8] {
+        &self.open[self.open.len() - size..]
     }
 
     /// Appends to the entry.
@@ -201,24 +241,33 @@ impl<'a, 'scope, W: Write> MemberWriter<'a, 'scope, W> {
 
     /// Closes the open member if it belongs to a large entry and is full.
     pub(crate) fn cut(&mut self) -> io::Result<()> {
-        if self.large && self.open.len() >= MEMBER { self.close() } else { Ok(()) }
+        if self.limit.is_some_and(|limit| self.open.len() >= limit) { self.close() } else { Ok(()) }
     }
 
     /// Ends the entry at `path`.
     pub(crate) fn end(&mut self, path: &EntryPath) -> io::Result<()> {
-        let cut =
-            self.large || self.open.len() >= MEMBER || Digest::of(path.as_bytes()).as_bytes()[31] & 0x3f == 0;
-        self.large = false;
-        if cut { self.close() } else { Ok(()) }
+        let large = self.limit.take().is_some();
+        let small = || self.open.len() < MEMBER && Digest::of(path.as_bytes()).as_bytes()[31] & 0x3f != 0;
+        // What follows the contents of a file may share its member: a lazy reader stops in time.
+        if (large && !self.lazy) || !small() { self.close() } else { Ok(()) }
+    }
+
+    /// Ends a member, writes all there are, and tells where each begins and the next one will.
+    pub(crate) fn settle(&mut self) -> io::Result<(&[u64], u64)> {
+        self.close()?;
+        self.write_pending(0)?;
+        Ok((&self.starts, self.written))
+    }
+
+    /// Writes bytes that are no part of the tar.
+    pub(crate) fn put_raw(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.settle()?;
+        self.out.write_all(bytes)
     }
 
     /// Writes what is left.
     pub(crate) fn finish(mut self) -> io::Result<Written> {
-        self.close()?;
-        while let Some(next) = self.pending.pop_front() {
-            let compressed = wait(&next)?;
-            self.out.write_all(&compressed)?;
-        }
+        self.settle()?;
         self.out.flush()?;
         let (digest, size, _) = self.out.finish();
         let diff_id = DiffId(Digest::from_bytes(self.tar.finalize().into()));
@@ -227,7 +276,7 @@ impl<'a, 'scope, W: Write> MemberWriter<'a, 'scope, W> {
 
     /// How much more fits before the open member must be cut.
     fn space(&self) -> usize {
-        if self.large { MEMBER - self.open.len() } else { usize::MAX }
+        self.limit.map_or(usize::MAX, |limit| limit - self.open.len())
     }
 
     fn close(&mut self) -> io::Result<()> {
@@ -237,18 +286,14 @@ impl<'a, 'scope, W: Write> MemberWriter<'a, 'scope, W> {
         let plain = std::mem::take(&mut self.open);
         self.tar.update(&plain);
         self.tar_size += plain.len() as u64;
+        self.closed += 1;
         if self.codec.compression == Compression::None {
             self.out.write_all(&plain)?;
             self.open = plain;
             self.open.clear();
             return Ok(());
         }
-        while self.pending.len() >= self.look_ahead {
-            if let Some(next) = self.pending.pop_front() {
-                let compressed = wait(&next)?;
-                self.out.write_all(&compressed)?;
-            }
-        }
+        self.write_pending(self.look_ahead - 1)?;
         let (sender, receiver) = sync_channel(1);
         let (codec, cache) = (self.codec, self.cache);
         self.scope.spawn(move |_| {
@@ -256,6 +301,18 @@ impl<'a, 'scope, W: Write> MemberWriter<'a, 'scope, W> {
             let _ = sender.send(codec.compress_cached(&plain, cache));
         });
         self.pending.push_back(receiver);
+        Ok(())
+    }
+
+    /// Writes members in order until at most so many are left.
+    fn write_pending(&mut self, left: usize) -> io::Result<()> {
+        while self.pending.len() > left {
+            let Some(next) = self.pending.pop_front() else { break };
+            let compressed = wait(&next)?;
+            self.starts.push(self.written);
+            self.written += compressed.len() as u64;
+            self.out.write_all(&compressed)?;
+        }
         Ok(())
     }
 }

@@ -10,6 +10,10 @@ const TAR_VERSION: u32 = 1;
 /// Version of the rules by which members are cut (see the `member` module).
 const MEMBERS_VERSION: u32 = 1;
 
+/// Version of how an eStargz layer is laid out (see the `stargz` module): order of its parts, size of chunks, what the TOC
+/// says.
+const STARGZ_VERSION: u32 = 1;
+
 /// The gzip encoder. Its output differs between releases; a golden test fails when it does, and then this changes too.
 const GZIP_ENCODER: &str = "libdeflate 1.26";
 
@@ -28,7 +32,12 @@ pub enum Compression {
     },
     /// zstd in independent frames.
     Zstd {
-        /// 1 to 19.
+        /// 1 to 22.
+        level: u8,
+    },
+    /// gzip in members that a lazy snapshotter can find and read one by one (eStargz). The tar has two files more.
+    Estargz {
+        /// As for gzip.
         level: u8,
     },
 }
@@ -37,11 +46,14 @@ impl Compression {
     /// What images get unless asked otherwise: read by everything since Docker 1.10.
     pub const DEFAULT: Self = Self::Gzip { level: 6 };
 
+    /// zstd as BuildKit has it by default.
+    pub const ZSTD: Self = Self::Zstd { level: 3 };
+
     /// The media type of a layer compressed like this.
     pub const fn media_type(self) -> &'static str {
         match self {
             Self::None => media::LAYER,
-            Self::Gzip { .. } => media::LAYER_GZIP,
+            Self::Gzip { .. } | Self::Estargz { .. } => media::LAYER_GZIP,
             Self::Zstd { .. } => media::LAYER_ZSTD,
         }
     }
@@ -102,13 +114,18 @@ impl Recipe {
             Compression::None => return vec![("layer.compression", "none".to_owned())],
             Compression::Gzip { level } => ("gzip", level, GZIP_ENCODER),
             Compression::Zstd { level } => ("zstd", level, ZSTD_ENCODER),
+            Compression::Estargz { level } => ("estargz", level, GZIP_ENCODER),
         };
-        vec![
+        let mut fields = vec![
             ("layer.compression", name.to_owned()),
             ("layer.encoder", encoder.to_owned()),
             ("layer.level", level.to_string()),
             ("layer.members", MEMBERS_VERSION.to_string()),
-        ]
+        ];
+        if name == "estargz" {
+            fields.push(("layer.stargz", STARGZ_VERSION.to_string()));
+        }
+        fields
     }
 }
 
@@ -141,6 +158,7 @@ mod tests {
             Compression::Gzip { level: 6 },
             Compression::Gzip { level: 9 },
             Compression::Zstd { level: 6 },
+            Compression::Estargz { level: 6 },
         ] {
             for times in [Times::Keep, Times::Fixed(1), Times::Fixed(2)] {
                 seen.push(Recipe { compression, times }.fields());

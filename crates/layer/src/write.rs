@@ -10,9 +10,10 @@ use wbuild_tree::{
 };
 
 use crate::header::{BLOCK, Header, Unsayable, kind, padding};
-use crate::member::{Codec, MemberCache, MemberWriter};
+use crate::member::{Codec, MemberCache, MemberWriter, Written};
 use crate::overlay;
 use crate::recipe::{Compression, Recipe, Times};
+use crate::stargz::{self, Chunk, Toc};
 use crate::whiteout;
 
 /// Where the bytes of a tree's files come from.
@@ -38,12 +39,26 @@ pub struct Layer {
     pub uncompressed_size: u64,
     /// OCI media type of the blob.
     pub media_type: &'static str,
+    /// What its descriptor says besides; readers of eStargz need it.
+    pub annotations: BTreeMap<String, String>,
 }
 
 impl Layer {
+    pub(crate) fn new(written: &Written, compression: Compression) -> Self {
+        Self {
+            diff_id: written.diff_id,
+            digest: written.digest,
+            size: written.size,
+            uncompressed_size: written.uncompressed_size,
+            media_type: compression.media_type(),
+            annotations: BTreeMap::new(),
+        }
+    }
+
     /// The blob's descriptor for a manifest.
     pub fn descriptor(&self) -> Descriptor {
-        Descriptor::new(self.media_type, self.digest, self.size)
+        let annotations = self.annotations.clone();
+        Descriptor { annotations, ..Descriptor::new(self.media_type, self.digest, self.size) }
     }
 }
 
@@ -65,6 +80,12 @@ pub enum WriteError {
         what: &'static str,
         /// The kernel's limit.
         limit: usize,
+    },
+    /// A name that the format of the layer needs for itself.
+    #[error("`{path}` cannot be in an eStargz layer, which has a file of that name itself")]
+    Reserved {
+        /// Where.
+        path: EntryPath,
     },
     /// An attribute that tar has no way to say.
     #[error("`{path}` has an extended attribute whose name cannot be written in a tar")]
@@ -118,7 +139,7 @@ pub enum WriteError {
         actual_size: u64,
     },
     /// No such level.
-    #[error("{compression:?} is out of range: gzip has levels 0 to 12, zstd 1 to 19")]
+    #[error("{compression:?} is out of range: gzip has levels 0 to 12, zstd 1 to 22")]
     Level {
         /// What was asked for.
         compression: Compression,
@@ -126,6 +147,9 @@ pub enum WriteError {
     /// The delta could not be loaded.
     #[error(transparent)]
     Load(#[from] TreeLoadError),
+    /// The blob that is compressed in another way.
+    #[error("cannot read the layer")]
+    Blob(#[source] io::Error),
     /// The blob cannot be written or compressed.
     #[error("cannot write the layer")]
     Output(#[source] io::Error),
@@ -154,6 +178,7 @@ impl Hint for WriteError {
 /// - Headers are ustar, with a PAX header only for what ustar cannot say: paths and targets that are long or not
 ///   ASCII, sizes from 8 GiB, ids over 2097151, times before 1970 or below a second, extended attributes.
 /// - Two zero blocks end it; there is no further padding.
+/// - An eStargz layer begins with a landmark and ends with a table of contents.
 pub struct LayerWriter<'a> {
     trees: &'a dyn TreeSource,
     contents: &'a dyn Contents,
@@ -210,18 +235,16 @@ impl<'a> LayerWriter<'a> {
                 times: self.recipe.times,
                 links: BTreeMap::new(),
                 header: Vec::new(),
+                toc: matches!(compression, Compression::Estargz { .. }).then(Toc::default),
             };
+            tar.landmark()?;
             walk(self.trees, delta, &mut |path, entry| tar.entry(path, entry).map(|()| Visit::Into))?;
-            tar.members.put(&[0; 2 * BLOCK]).map_err(WriteError::Output)?;
-            tar.members.finish().map_err(WriteError::Output)
-        })?;
-        Ok(Layer {
-            diff_id: written.diff_id,
-            digest: written.digest,
-            size: written.size,
-            uncompressed_size: written.uncompressed_size,
-            media_type: compression.media_type(),
-        })
+            tar.finish()
+        });
+        let (written, toc) = written?;
+        let size = written.uncompressed_size;
+        let annotations = toc.map(|toc| stargz::annotations(&toc, size)).unwrap_or_default();
+        Ok(Layer { annotations, ..Layer::new(&written, compression) })
     }
 }
 
@@ -237,11 +260,67 @@ struct TarWriter<'a, 'b, 'scope, W> {
     /// subtrees can bring equal numbers along.
     links: BTreeMap<(LinkId, Digest), (EntryPath, Meta)>,
     header: Vec<u8>,
+    /// For eStargz.
+    toc: Option<Toc>,
 }
 
 impl<W: Write> TarWriter<'_, '_, '_, W> {
+    /// Says at the beginning of an eStargz layer that nothing of it is to be fetched ahead.
+    fn landmark(&mut self) -> Result<(), WriteError> {
+        if self.toc.is_none() {
+            return Ok(());
+        }
+        let (bytes, size) = (&stargz::LANDMARK, stargz::LANDMARK.len() as u64);
+        let meta = Meta { mtime: Time::NORMAL, ..Meta::new(0o644) };
+        let header = Header { size, ..self.plain(stargz::LANDMARK_NAME.as_bytes(), &meta, kind::FILE) };
+        let root = EntryPath::root();
+        self.encode(&root, &header)?;
+        self.members.begin_contents().map_err(WriteError::Output)?;
+        let chunk = Chunk { member: self.members.member(), digest: Digest::of(bytes), size };
+        self.note(&header, Some(chunk.digest), &[chunk]);
+        for part in [bytes, &[0; BLOCK][..padding(size)]] {
+            self.members.put(part).map_err(WriteError::Output)?;
+        }
+        self.members.end(&root).map_err(WriteError::Output)
+    }
+
+    /// Ends the tar, and writes what stands behind it. Gives the digest of the table of contents, if there is one.
+    fn finish(mut self) -> Result<(Written, Option<Digest>), WriteError> {
+        let mut digest = None;
+        let mut footer = None;
+        if let Some(toc) = self.toc.take() {
+            let (starts, offset) = self.members.settle().map_err(WriteError::Output)?;
+            let json = toc.finish(starts).map_err(|error| WriteError::Output(error.into()))?;
+            digest = Some(Digest::of(&json));
+            footer = Some(stargz::footer(offset));
+            let (xattrs, size) = (wbuild_tree::Xattrs::none(), json.len() as u64);
+            let meta = Meta { mtime: Time::NORMAL, xattrs, ..Meta::new(0o444) };
+            let header = Header { size, ..self.plain(stargz::TOC_NAME.as_bytes(), &meta, kind::FILE) };
+            self.encode(&EntryPath::root(), &header)?;
+            for part in [&json, &[0; BLOCK][..padding(size)]] {
+                self.members.put(part).map_err(WriteError::Output)?;
+            }
+        }
+        self.members.put(&[0; 2 * BLOCK]).map_err(WriteError::Output)?;
+        if let Some(footer) = footer {
+            self.members.put_raw(&footer).map_err(WriteError::Output)?;
+        }
+        Ok((self.members.finish().map_err(WriteError::Output)?, digest))
+    }
+
+    /// Notes an entry for lazy readers.
+    fn note(&mut self, header: &Header<'_>, content: Option<Digest>, chunks: &[Chunk]) {
+        if let Some(toc) = &mut self.toc {
+            toc.add(header, content, chunks);
+        }
+    }
+
     fn entry(&mut self, path: &EntryPath, entry: &Entry) -> Result<(), WriteError> {
         check(path, entry)?;
+        let reserved = [stargz::TOC_NAME, stargz::LANDMARK_NAME];
+        if self.toc.is_some() && reserved.iter().any(|name| name.as_bytes() == path.as_bytes()) {
+            return Err(WriteError::Reserved { path: path.clone() });
+        }
         let mut name = path.as_bytes().to_vec();
         let kind = match &entry.node {
             Node::Directory { opaque, .. } => {
@@ -330,19 +409,22 @@ impl<W: Write> TarWriter<'_, '_, '_, W> {
         }
         let header = Header { size, ..self.plain(path.as_bytes(), meta, kind::FILE) };
         self.members.begin(size).map_err(WriteError::Output)?;
-        self.put_header(path, &header)?;
-        self.copy(path, content, size)?;
+        self.encode(path, &header)?;
+        let chunks = self.copy(path, content, size)?;
+        self.note(&header, Some(*content), &chunks);
         self.members.put(&[0; BLOCK][..padding(size)]).map_err(WriteError::Output)?;
         self.members.end(path).map_err(WriteError::Output)
     }
 
-    /// Copies a file's bytes and checks that they are the right ones: every real read does.
-    fn copy(&mut self, path: &EntryPath, content: &Digest, size: u64) -> Result<(), WriteError> {
+    /// Copies a file's bytes and checks that they are the right ones: every real read does. Gives the chunks of eStargz.
+    fn copy(&mut self, path: &EntryPath, content: &Digest, size: u64) -> Result<Vec<Chunk>, WriteError> {
+        let mut chunks = Chunks::new(self.toc.is_some(), *content, size);
         let unreadable = |source| WriteError::Content { path: path.clone(), digest: *content, source };
         let mut hash = Sha256::new();
         let mut left = size;
         let mut beyond = 0;
         if size > 0 {
+            self.members.begin_contents().map_err(WriteError::Output)?;
             let mut reader = self.contents.open(content, size).map_err(unreadable)?;
             while left > 0 {
                 let read = self.members.fill(&mut *reader, left, &mut hash).map_err(unreadable)?;
@@ -350,6 +432,7 @@ impl<W: Write> TarWriter<'_, '_, '_, W> {
                     break;
                 }
                 left -= read as u64;
+                chunks.add(self.members.member(), self.members.last(read));
                 self.members.cut().map_err(WriteError::Output)?;
             }
             if left == 0 {
@@ -367,10 +450,17 @@ impl<W: Write> TarWriter<'_, '_, '_, W> {
                 actual_size,
             });
         }
-        Ok(())
+        Ok(chunks.finish())
     }
 
+    /// The header of an entry without contents.
     fn put_header(&mut self, path: &EntryPath, header: &Header<'_>) -> Result<(), WriteError> {
+        let empty = (header.kind == kind::FILE).then(|| Digest::of(b""));
+        self.note(header, empty, &[]);
+        self.encode(path, header)
+    }
+
+    fn encode(&mut self, path: &EntryPath, header: &Header<'_>) -> Result<(), WriteError> {
         self.header.clear();
         header.encode(&mut self.header).map_err(|unsayable| match unsayable {
             Unsayable::Xattr => WriteError::Xattr { path: path.clone() },
@@ -380,6 +470,51 @@ impl<W: Write> TarWriter<'_, '_, '_, W> {
             }
         })?;
         self.members.put(&self.header).map_err(WriteError::Output)
+    }
+}
+
+/// The pieces of a file for the readers of eStargz, as they are copied.
+struct Chunks {
+    wanted: bool,
+    content: Digest,
+    /// Of the chunk that is being copied; without, the file is one chunk, whose digest is known.
+    hash: Option<Sha256>,
+    filled: u64,
+    done: Vec<Chunk>,
+}
+
+impl Chunks {
+    fn new(wanted: bool, content: Digest, size: u64) -> Self {
+        let hash = (wanted && size > stargz::CHUNK).then(Sha256::new);
+        Self { wanted, content, hash, filled: 0, done: Vec::new() }
+    }
+
+    /// Takes bytes that lie in one member: those of another member are another chunk.
+    fn add(&mut self, member: usize, bytes: &[u8]) {
+        if !self.wanted {
+            return;
+        }
+        if self.done.last().is_none_or(|chunk| chunk.member != member) {
+            self.close();
+            self.done.push(Chunk { member, digest: self.content, size: 0 });
+        }
+        if let Some(hash) = &mut self.hash {
+            hash.update(bytes);
+        }
+        self.filled += bytes.len() as u64;
+    }
+
+    fn close(&mut self) {
+        let Some(chunk) = self.done.last_mut() else { return };
+        chunk.size = std::mem::take(&mut self.filled);
+        if let Some(hash) = &mut self.hash {
+            chunk.digest = Digest::from_bytes(std::mem::take(hash).finalize().into());
+        }
+    }
+
+    fn finish(mut self) -> Vec<Chunk> {
+        self.close();
+        self.done
     }
 }
 

@@ -17,7 +17,7 @@ use wbuild_oci::{Digest, Reference, to_canonical_json};
 use wbuild_solver::Solution;
 
 use super::Failure;
-use super::output::check_file;
+use super::outputs::check_file;
 use crate::args::AttestArgs;
 use crate::version::SHORT as VERSION;
 
@@ -105,6 +105,11 @@ impl Requests {
     /// Whether anything is to travel with an image, or to lie beside files.
     pub(crate) fn travel(&self) -> bool {
         self.list.iter().any(|request| request.dest.is_none())
+    }
+
+    /// Whether an image gets an index around it.
+    pub(crate) fn make_index(&self) -> bool {
+        self.in_index && self.travel()
     }
 
     /// Finds out before the build what could not be written after it.

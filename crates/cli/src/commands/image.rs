@@ -1,7 +1,6 @@
 //! `wbuild image`: the image of an app of the workspace around the current folder.
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -14,19 +13,20 @@ use wbuild_engine::{
 };
 use wbuild_frontend::{Definition, Facts, Input, Needs, NoTarget, Spec, lower, needs, undecided};
 use wbuild_graph::ImageRef;
-use wbuild_layer::{Recipe, Times};
+use wbuild_layer::Times;
 use wbuild_oci::{Digest, Platform, Reference};
 use wbuild_report::{Diagnostic, Hint, Warning, nearest};
 use wbuild_solver::{NoCache, SolveError};
 
 use super::attest::{Attestor, BuildFacts, IMAGE_BUILD, Requests};
-use super::output::{Output, check_file};
-use super::request::{any_platform, budget, build_args, jobs, labels, secrets, sharing, tags};
-use super::result::{describe, share, solve_and};
+use super::outputs::{Bare, Delivery, DeliveryError, Outputs, finish, plain_export};
+use super::request::{any_platform, budget, build_args, jobs, labels, secrets, sharing};
+use super::result::{share, solve_and};
+use super::timestamp::{Sources, created};
 use super::{Failure, Session, WriteError, examples, print};
 use crate::args::ImageArgs;
 use crate::progress::{Clock, Progress, ProgressMode, Terminal};
-use crate::render::{escape_line, render_diagnostics, size};
+use crate::render::render_diagnostics;
 
 /// As pnpm calls it.
 const LOCKFILE: &str = "pnpm-lock.yaml";
@@ -34,12 +34,11 @@ const LOCKFILE: &str = "pnpm-lock.yaml";
 pub(crate) fn run(args: &ImageArgs, session: &Session) -> Result<(), Failure> {
     let root = super::root_of(&args.app)?;
     let platform = platform(args.platform.as_deref())?;
-    let outputs = Output::parse_all(&args.outputs)?;
     let requests = Requests::parse(&args.attest)?;
-    let tags = tags(&args.tags)?;
+    let mut outputs = Outputs::parse(&args.output, Bare::Image, &platform, requests.make_index())?;
     let labels = labels(&args.labels)?;
     let build_args = build_args(&args.build_args, session)?;
-    let created = created(&args.timestamp, session)?;
+    let created = created(&args.timestamp, session, &Sources::default())?;
     let budget = budget(session)?;
     let sharing = sharing(&args.sharing, session)?;
     let mut engine = open(args, session, &platform)?;
@@ -56,19 +55,14 @@ pub(crate) fn run(args: &ImageArgs, session: &Session) -> Result<(), Failure> {
         NoTarget::Unknown(error) => Failure::Usage { message: error.to_string(), hints: error.hints() },
         NoTarget::Prevented(reasons) => Failure::Diagnostics(reasons),
     })?;
-    let outputs = if outputs.is_empty() {
-        let folder = folder_name(&spec.app, &name, &definition.default_target);
-        vec![Output::Layout(root.join(".wbuild/image").join(folder))]
-    } else {
-        outputs
-    };
+    let folder = folder_name(&spec.app, &name, &definition.default_target);
+    outputs.or_own_folder(root.join(".wbuild/image").join(folder));
     // What can be known to fail at the end is said before the work.
-    outputs.iter().try_for_each(Output::check)?;
+    outputs.check(&args.output, session)?;
     requests.check()?;
-    args.iidfile.iter().chain(&args.metadata_file).try_for_each(|path| check_file(path))?;
 
     let terminal = Terminal::stderr();
-    let mode = args.progress.progress;
+    let mode = args.progress.mode();
     let progress = Progress::new(mode, std::io::stderr(), &terminal, Clock::start())
         .map_err(|source| Failure::new(WriteError { path: "standard error".into(), source }))?;
     notes.into_iter().for_each(|note| progress.note(note));
@@ -90,14 +84,13 @@ pub(crate) fn run(args: &ImageArgs, session: &Session) -> Result<(), Failure> {
     for Warning { message, hints } in said {
         options.events.warn(None, message, hints);
     }
-    let recipe = Recipe { times: Times::Fixed(created), ..Recipe::default() };
-    let export = ExportOptions { recipe, created, labels };
+    let export = plain_export(Times::Fixed(created.seconds), created.seconds, labels);
     let attestor = Attestor {
         requests: &requests,
         engine: &engine,
         definition: &definition,
         target,
-        tags: &tags,
+        tags: &outputs.tags,
         facts: build_facts(
             &spec,
             &name,
@@ -108,56 +101,31 @@ pub(crate) fn run(args: &ImageArgs, session: &Session) -> Result<(), Failure> {
             lockfiles,
         ),
     };
-    let written = solve_and(
+    let delivery = Delivery {
+        engine: &engine,
+        target,
+        export: &export,
+        outputs: &outputs,
+        args: &args.output,
+        attestor: &attestor,
+        checkout: Some(&root),
+        variable: &session.variable,
+    };
+    let done = solve_and(
         &engine,
         &definition,
         target,
         &options,
         failure,
-        EngineError::is_lost,
-        &|solution, snapshot| {
-            let mut built = engine.export(target, snapshot, &export)?;
-            if !requests.is_empty() {
-                let findings = attestor.look(solution, snapshot)?;
-                attestor.attach(&findings, &mut built)?;
-                attestor.write(&findings, Some(&built))?;
-            }
-            let export = built.export(tags.clone())?;
-            outputs.iter().try_for_each(|output| output.write(&export, &built, &root))?;
-            Ok(built)
-        },
+        DeliveryError::is_lost,
+        &|solution, snapshot| delivery.write(solution, snapshot),
     );
-    let written: Result<_, Failure> = written.and_then(|(built, ran)| {
-        let built = built?;
-        let names: Vec<String> = tags.iter().map(ToString::to_string).collect();
-        describe(&built, &names.join(","), args.iidfile.as_deref(), args.metadata_file.as_deref())?;
-        Ok((built, ran))
-    });
-    share(&engine, &progress, written.as_ref().err());
-    let (built, ran) = match written {
-        Ok(written) => written,
-        Err(failure) => return Err(failure.shown_by(progress, mode)),
+    let (delivered, ran) = match done {
+        Ok((written, ran)) => (written.map_err(DeliveryError::failure), ran),
+        Err(failure) => (Err(failure), false),
     };
-    // Only for people: scripts read the digest from standard output.
-    let images = outputs.iter().map(|output| {
-        let (path, size, layers) = (output.path().display(), size(built.size()), built.layers.len());
-        format!("image {path} ({size} in {layers} layers)")
-    });
-    match mode {
-        ProgressMode::Quiet => drop(progress.finish()),
-        // Every line of the stream is an object, and its end is the last of them.
-        ProgressMode::Json => {
-            images.for_each(|image| progress.note(image));
-            progress.finish();
-        }
-        _ => {
-            progress.finish();
-            let mut err = std::io::stderr();
-            // Whoever does not look any more misses nothing.
-            images.for_each(|image| drop(writeln!(err, "{}", escape_line(&image))));
-        }
-    }
-    print(&format!("{}\n", built.root.digest))?;
+    share(&engine, &progress, delivered.as_ref().err());
+    finish(delivered, &delivery, progress, mode, args.progress.quiet)?;
     if ran {
         // The image is written; a store that cannot be tidied now is tidied after the next build.
         let _ = engine.tidy(budget);
@@ -383,18 +351,6 @@ fn platform(given: Option<&str>) -> Result<Platform, Failure> {
         return Err(Failure::usage(message, format!("leave --platform out, or build on a {wanted} machine")));
     }
     Ok(wanted)
-}
-
-/// Seconds since the epoch for everything that is written.
-fn created(timestamp: &str, session: &Session) -> Result<i64, Failure> {
-    let (text, from) = match (timestamp, (session.variable)("SOURCE_DATE_EPOCH")) {
-        ("epoch", Some(value)) => (value, "SOURCE_DATE_EPOCH"),
-        ("epoch", None) => return Ok(1),
-        (given, _) => (given.to_owned(), "--timestamp"),
-    };
-    text.parse().map_err(|_| {
-        Failure::usage(format!("{from} is `{text}`, which is no number of seconds"), "for example 1700000000")
-    })
 }
 
 fn failure(error: SolveError<EngineError>) -> Failure {

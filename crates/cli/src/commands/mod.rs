@@ -6,10 +6,11 @@ pub(crate) mod cache;
 pub(crate) mod doctor;
 pub(crate) mod image;
 pub(crate) mod login;
-mod output;
+mod outputs;
 mod request;
 mod result;
 pub(crate) mod run;
+mod timestamp;
 pub(crate) mod transfer;
 pub(crate) mod workspace;
 

@@ -72,6 +72,12 @@ pub(crate) fn sharing(given: &SharingArgs, session: &Session) -> Result<Sharing,
 /// A platform that an image can be for, whether or not its steps can run here.
 pub(crate) fn any_platform(given: Option<&str>) -> Result<Platform, Failure> {
     let Some(text) = given else { return Ok(Platform::host()) };
+    if text.contains(',') {
+        return Err(Failure::usage(
+            format!("`--platform {text}` names several platforms, and a build is for one"),
+            "build each with a --tag of its own; `docker buildx imagetools create` puts them under one name",
+        ));
+    }
     text.parse()
         .map_err(|error: wbuild_oci::PlatformParseError| Failure::usage(error.to_string(), "linux/amd64"))
 }

@@ -1,15 +1,13 @@
 //! From a graph to what is written: solving, and once more where something turns out to be lost.
 
-use std::path::Path;
 use std::sync::Arc;
 
-use serde_json::json;
-use wbuild_engine::{BuiltImage, Engine, EngineError, ExportedTo, SolveOptions};
+use wbuild_engine::{Engine, EngineError, ExportedTo, SolveOptions};
 use wbuild_frontend::{Definition, Target};
 use wbuild_graph::Snapshot;
 use wbuild_solver::{Solution, SolveError};
 
-use super::{Failure, WriteError};
+use super::Failure;
 use crate::progress::Progress;
 use crate::render::size;
 
@@ -54,35 +52,4 @@ pub(crate) fn share(engine: &Engine, progress: &Progress, failure: Option<&Failu
             progress.note(format!("cache {place}: {results} added ({})", size(bytes)));
         }
     }
-}
-
-/// Writes the files that say what was built, as far as they were asked for.
-pub(crate) fn describe(
-    built: &BuiltImage,
-    names: &str,
-    iidfile: Option<&Path>,
-    metadata_file: Option<&Path>,
-) -> Result<(), Failure> {
-    let config = built.image.config.descriptor.digest;
-    let put = |path: &Path, text: String| {
-        std::fs::write(path, text)
-            .map_err(|source| Failure::new(WriteError { path: path.to_owned(), source }))
-    };
-    if let Some(path) = iidfile {
-        put(path, config.to_string())?;
-    }
-    if let Some(path) = metadata_file {
-        let mut metadata = json!({
-            "containerimage.digest": built.root.digest,
-            "containerimage.config.digest": config,
-            "containerimage.descriptor": built.root,
-            "image.name": names,
-            "wbuild.layers": built.layers,
-        });
-        if let Some(provenance) = built.provenance() {
-            metadata["buildx.build.provenance"] = provenance;
-        }
-        put(path, format!("{metadata:#}\n"))?;
-    }
-    Ok(())
 }

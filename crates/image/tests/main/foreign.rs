@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use wbuild_image::{ArchiveFormat, Export, OciLayout, Select, write_archive_file, write_layout};
+use wbuild_image::{ArchiveFormat, Export, OciLayout, Others, Select, write_archive_file, write_layout};
 use wbuild_oci::Platform;
 
 use crate::fixture::{Store, names};
@@ -25,7 +25,7 @@ fn skopeo_reads_our_layouts_and_archives_and_we_read_its() {
     let image = store.image("amd64", &[store.layer("a/file", "one"), store.layer("a/other", "two")]);
     let folder = tempfile::tempdir().unwrap();
     let export = Export::image(&image, names(&["app:v1"]));
-    write_layout(&folder.path().join("out"), &export, &store).unwrap();
+    write_layout(&folder.path().join("out"), &export, &store, Others::Keep).unwrap();
     write_archive_file(&export, ArchiveFormat::Oci, &store, &folder.path().join("oci.tar")).unwrap();
     write_archive_file(&export, ArchiveFormat::Docker, &store, &folder.path().join("docker.tar")).unwrap();
     let digest = image.manifest.descriptor.digest.to_string();
@@ -48,7 +48,7 @@ fn skopeo_reads_our_layouts_and_archives_and_we_read_its() {
     let read = loaded.image(&Select::Only, &Platform::linux("amd64")).unwrap();
     assert_eq!(read.config.rootfs.diff_ids.len(), 2);
     // And a layout that skopeo made is one we write into.
-    write_layout(&folder.path().join("theirs"), &export, &store).unwrap();
+    write_layout(&folder.path().join("theirs"), &export, &store, Others::Keep).unwrap();
 }
 
 #[test]
@@ -56,7 +56,13 @@ fn umoci_unpacks_our_layouts() {
     let store = Store::new();
     let image = store.image("amd64", &[store.layer("a/file", "one"), store.layer("a/other", "two")]);
     let folder = tempfile::tempdir().unwrap();
-    write_layout(&folder.path().join("out"), &Export::image(&image, names(&["app:v1"])), &store).unwrap();
+    write_layout(
+        &folder.path().join("out"),
+        &Export::image(&image, names(&["app:v1"])),
+        &store,
+        Others::Keep,
+    )
+    .unwrap();
     let arguments = ["unpack", "--rootless", "--image", "out:v1", "bundle"];
     if run("umoci", &arguments, folder.path()).is_none() {
         return;

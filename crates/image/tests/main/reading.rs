@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use wbuild_image::{Export, LayoutError, OciLayout, Select, assemble_index, write_layout};
+use wbuild_image::{Export, LayoutError, OciLayout, Others, Select, assemble_index, write_layout};
 use wbuild_oci::{Digest, Platform};
 use wbuild_report::Hint;
 
@@ -69,7 +69,7 @@ fn images_are_found_by_tag_name_and_digest() {
     let image = store.image("amd64", std::slice::from_ref(&layer));
     let folder = tempfile::tempdir().unwrap();
     let export = Export::image(&image, names(&["app:3.23", "ghcr.io/o/app:other"]));
-    write_layout(folder.path(), &export, &store).unwrap();
+    write_layout(folder.path(), &export, &store, Others::Keep).unwrap();
     let layout = OciLayout::open(folder.path()).unwrap();
     assert_eq!(layout.tags(), ["3.23", "other"]);
     let digest = image.manifest.descriptor.digest;
@@ -98,7 +98,8 @@ fn platforms_are_chosen_in_indexes() {
         [store.image("amd64", &[store.layer("a", "1")]), store.image("arm64", &[store.layer("a", "2")])];
     let index = assemble_index(&images, BTreeMap::new()).unwrap();
     let folder = tempfile::tempdir().unwrap();
-    write_layout(folder.path(), &Export::index(&index, &images, names(&["app:v1"])), &store).unwrap();
+    write_layout(folder.path(), &Export::index(&index, &images, names(&["app:v1"])), &store, Others::Keep)
+        .unwrap();
     let layout = OciLayout::open(folder.path()).unwrap();
     for (platform, image) in [("linux/amd64", &images[0]), ("linux/arm64/v8", &images[1])] {
         let found = layout.image(&Select::Tag("v1".into()), &platform.parse().unwrap()).unwrap();

@@ -3,7 +3,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
 use wbuild_image::{
-    ArchiveFormat, BlobFiles, Export, ExportError, LayoutChanges, OciLayout, Select, assemble_index,
+    ArchiveFormat, BlobFiles, Export, ExportError, LayoutChanges, OciLayout, Others, Select, assemble_index,
     write_archive, write_archive_file, write_layout,
 };
 use wbuild_oci::{Digest, Platform};
@@ -26,7 +26,7 @@ fn a_layout_is_linked_kept_repaired_and_cleaned() {
     let folder = folder.path().join("deep/out");
     let image = store.image("amd64", &[one.clone(), two.clone()]);
     let export = Export::image(&image, names(&["app:v1", "ghcr.io/o/app:v1"]));
-    let changes = write_layout(&folder, &export, &store).unwrap();
+    let changes = write_layout(&folder, &export, &store, Others::Replace).unwrap();
     assert_eq!(changes, LayoutChanges { linked: 2, written: 2, ..LayoutChanges::default() });
     let inode = |file: &Path| std::fs::metadata(file).unwrap().ino();
     assert_eq!(
@@ -44,7 +44,7 @@ fn a_layout_is_linked_kept_repaired_and_cleaned() {
     assert_eq!(name(1, "org.opencontainers.image.ref.name"), "v1");
     assert_eq!(entries[0]["digest"], entries[1]["digest"]);
 
-    let again = write_layout(&folder, &export, &store).unwrap();
+    let again = write_layout(&folder, &export, &store, Others::Replace).unwrap();
     assert_eq!(again, LayoutChanges { kept: 4, ..LayoutChanges::default() });
 
     // A copied blob of equal size with other bytes, a writable one, a link, and a document that was edited.
@@ -61,7 +61,7 @@ fn a_layout_is_linked_kept_repaired_and_cleaned() {
     std::fs::remove_file(&second).unwrap();
     std::fs::write(&second, vec![0; size]).unwrap();
     std::fs::set_permissions(&second, std::fs::Permissions::from_mode(0o444)).unwrap();
-    let repaired = write_layout(&folder, &export, &store).unwrap();
+    let repaired = write_layout(&folder, &export, &store, Others::Replace).unwrap();
     assert_eq!(
         repaired,
         LayoutChanges { kept: 1, linked: 2, written: 1, repaired: 3, ..LayoutChanges::default() }
@@ -73,7 +73,7 @@ fn a_layout_is_linked_kept_repaired_and_cleaned() {
     std::fs::write(folder.join("blobs/sha256/README"), "mine").unwrap();
     std::fs::write(folder.join("blobs/sha256/.wbuild-partial"), "killed").unwrap();
     let other = Export::image(&store.image("amd64", &[one.clone(), three]), Vec::new());
-    let changes = write_layout(&folder, &other, &store).unwrap();
+    let changes = write_layout(&folder, &other, &store, Others::Replace).unwrap();
     assert_eq!(
         changes,
         LayoutChanges { kept: 1, linked: 1, written: 2, removed: 3, ..LayoutChanges::default() }
@@ -96,7 +96,7 @@ fn writable_blobs_and_other_file_systems_are_copied() {
     std::fs::set_permissions(&stored, std::fs::Permissions::from_mode(0o644)).unwrap();
     let export = Export::image(&store.image("amd64", std::slice::from_ref(&layer)), Vec::new());
     let folder = tempfile::tempdir_in(store.0.path().parent().unwrap()).unwrap();
-    let changes = write_layout(folder.path(), &export, &store).unwrap();
+    let changes = write_layout(folder.path(), &export, &store, Others::Replace).unwrap();
     assert_eq!((changes.linked, changes.written + changes.cloned), (0, 3));
     let copy = blob(folder.path(), &layer.descriptor.digest);
     assert_ne!(std::fs::metadata(&copy).unwrap().ino(), std::fs::metadata(&stored).unwrap().ino());
@@ -107,26 +107,26 @@ fn writable_blobs_and_other_file_systems_are_copied() {
         std::fs::metadata(&copy).unwrap().modified().ok(),
         store.seal(&layer.descriptor.digest, layer.descriptor.size)
     );
-    assert_eq!(write_layout(folder.path(), &export, &store).unwrap(), read);
+    assert_eq!(write_layout(folder.path(), &export, &store, Others::Replace).unwrap(), read);
     assert_eq!(inode(&copy), before);
     let mut bytes = std::fs::read(&copy).unwrap();
     bytes[3] ^= 1;
     std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o644)).unwrap();
     std::fs::write(&copy, bytes).unwrap();
     std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o444)).unwrap();
-    assert_eq!(write_layout(folder.path(), &export, &store).unwrap().repaired, 1);
+    assert_eq!(write_layout(folder.path(), &export, &store, Others::Replace).unwrap().repaired, 1);
     assert_eq!(Digest::of(&std::fs::read(&copy).unwrap()), layer.descriptor.digest);
     // One that is right, but has another time, is read once and sealed again.
     let touched = std::fs::File::open(&copy).unwrap();
     touched.set_modified(std::time::SystemTime::now()).unwrap();
-    assert_eq!(write_layout(folder.path(), &export, &store).unwrap(), read);
+    assert_eq!(write_layout(folder.path(), &export, &store, Others::Replace).unwrap(), read);
     assert_eq!(
         std::fs::metadata(&copy).unwrap().modified().ok(),
         store.seal(&layer.descriptor.digest, layer.descriptor.size)
     );
     std::fs::set_permissions(&stored, std::fs::Permissions::from_mode(0o444)).unwrap();
     if let Ok(memory) = tempfile::tempdir_in("/dev/shm") {
-        let changes = write_layout(memory.path(), &export, &store).unwrap();
+        let changes = write_layout(memory.path(), &export, &store, Others::Replace).unwrap();
         assert_eq!((changes.linked, changes.written), (0, 3));
     } else {
         println!("skipped: no second file system at /dev/shm");
@@ -149,7 +149,7 @@ fn damaged_and_missing_store_blobs_are_errors() {
         let mut results =
             vec![write_archive(&export, ArchiveFormat::Oci, &store, std::io::sink()).unwrap_err()];
         // A clone is not read, so only a copy notices wrong bytes.
-        if let Err(error) = write_layout(folder.path(), &export, &store) {
+        if let Err(error) = write_layout(folder.path(), &export, &store, Others::Replace) {
             results.push(error);
         }
         for error in results {
@@ -160,11 +160,11 @@ fn damaged_and_missing_store_blobs_are_errors() {
     }
     std::fs::remove_file(&stored).unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let error = write_layout(folder.path(), &export, &store).unwrap_err();
+    let error = write_layout(folder.path(), &export, &store, Others::Replace).unwrap_err();
     assert!(error.to_string().contains(&layer.descriptor.digest.to_string()), "{error}");
     // The next export finishes what that one began.
     store.layer("a", "1");
-    write_layout(folder.path(), &export, &store).unwrap();
+    write_layout(folder.path(), &export, &store, Others::Replace).unwrap();
 }
 
 #[test]
@@ -179,7 +179,7 @@ fn other_folders_are_refused_untouched() {
     ] {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join(file), content).unwrap();
-        let error = write_layout(folder.path(), &export, &store).unwrap_err();
+        let error = write_layout(folder.path(), &export, &store, Others::Replace).unwrap_err();
         assert!(matches!(error, ExportError::Occupied { .. }), "{error}");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
         assert_eq!(std::fs::read_to_string(folder.path().join(file)).unwrap(), content);
@@ -189,7 +189,7 @@ fn other_folders_are_refused_untouched() {
     let elsewhere = tempfile::tempdir().unwrap();
     symlink(elsewhere.path(), folder.path().join("blobs")).unwrap();
     std::fs::write(folder.path().join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
-    assert!(write_layout(folder.path(), &export, &store).is_err());
+    assert!(write_layout(folder.path(), &export, &store, Others::Replace).is_err());
     assert_eq!(std::fs::read_dir(elsewhere.path()).unwrap().count(), 0);
 }
 
@@ -203,7 +203,7 @@ fn several_exports_into_one_folder_wait_for_each_other() {
             let (store, folder) = (&store, &folder);
             scope.spawn(move || {
                 let export = Export::image(&store.image("amd64", std::slice::from_ref(layer)), Vec::new());
-                write_layout(folder.path(), &export, store).unwrap();
+                write_layout(folder.path(), &export, store, Others::Replace).unwrap();
             });
         }
     });
@@ -211,6 +211,41 @@ fn several_exports_into_one_folder_wait_for_each_other() {
     let image = layout.image(&Select::Only, &Platform::linux("amd64")).unwrap();
     assert_eq!(std::fs::read_dir(folder.path().join("blobs/sha256")).unwrap().count(), 3);
     layout.open_blob(&image.layers[0].descriptor).unwrap().into_bytes().unwrap();
+}
+
+#[test]
+fn other_images_of_a_folder_stay() {
+    let store = Store::new();
+    let layers = ["1", "2", "3"].map(|text| store.layer("a", text));
+    let image = |at: usize| store.image("amd64", &layers[at..=at]);
+    let folder = tempfile::tempdir().unwrap();
+    let write = |at: usize, tags: &[&str], others| {
+        write_layout(folder.path(), &Export::image(&image(at), names(tags)), &store, others).unwrap()
+    };
+    let tags = || OciLayout::open(folder.path()).unwrap().tags();
+    let blobs = || std::fs::read_dir(folder.path().join("blobs/sha256")).unwrap().count();
+    write(0, &["app:1"], Others::Keep);
+    write(1, &["app:2"], Others::Keep);
+    assert_eq!((tags(), blobs()), (vec!["1".to_owned(), "2".to_owned()], 6));
+    let digest = |at: usize| image(at).manifest.descriptor.digest;
+    let found = |tag: &str| {
+        let layout = OciLayout::open(folder.path()).unwrap();
+        let image = layout.image(&Select::Tag(tag.to_owned()), &Platform::linux("amd64")).unwrap();
+        layout.open_blob(&image.layers[0].descriptor).unwrap().into_bytes().unwrap();
+        image.descriptor.digest
+    };
+    assert_eq!((found("1"), found("2")), (digest(0), digest(1)));
+    // The same tag again: what only the old one had goes.
+    assert_eq!(write(2, &["app:1"], Others::Keep).removed, 3);
+    assert_eq!((found("1"), found("2"), blobs()), (digest(2), digest(1), 6));
+    write(0, &[], Others::Keep);
+    write(1, &[], Others::Keep);
+    assert_eq!((index(folder.path())["manifests"].as_array().unwrap().len(), blobs()), (3, 6));
+    // A neighbour that cannot be followed: nothing is removed any more.
+    std::fs::remove_file(blob(folder.path(), &digest(2))).unwrap();
+    assert_eq!(write(0, &["app:2"], Others::Keep).removed, 0);
+    write(0, &["app:3"], Others::Replace);
+    assert_eq!((tags(), blobs()), (vec!["3".to_owned()], 3));
 }
 
 #[test]

@@ -4,7 +4,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use wbuild_layer::{
-    Compression, Contents, Layer, LayerWriter, MemberCache, MemberKey, Recipe, Times, WriteError, write_layer,
+    Compression, Contents, Expected, Layer, LayerWriter, MemberCache, MemberKey, Recipe, Times, WriteError,
+    recode, write_layer,
 };
 use wbuild_oci::Digest;
 use wbuild_tree::{Entry, MemoryTrees, Meta, Subtree};
@@ -54,7 +55,12 @@ fn write_with(
 fn the_number_of_threads_changes_nothing() {
     let contents = MemoryContents::default();
     let delta = project(&contents, None);
-    for compression in [Compression::Gzip { level: 6 }, Compression::Zstd { level: 3 }, Compression::None] {
+    for compression in [
+        Compression::Gzip { level: 6 },
+        Compression::Zstd { level: 3 },
+        Compression::Estargz { level: 6 },
+        Compression::None,
+    ] {
         let recipe = Recipe { compression, ..Recipe::default() };
         let one = write_with(1, &delta, &contents, recipe);
         for threads in [2, 8] {
@@ -77,6 +83,7 @@ fn the_bytes_are_those_that_the_recipe_names() {
         (Compression::None, GOLDEN[0]),
         (Compression::Gzip { level: 6 }, GOLDEN[1]),
         (Compression::Zstd { level: 3 }, GOLDEN[2]),
+        (Compression::Estargz { level: 6 }, GOLDEN[3]),
     ];
     for (compression, expected) in golden {
         let recipe = Recipe { compression, times: Times::Fixed(1) };
@@ -85,10 +92,11 @@ fn the_bytes_are_those_that_the_recipe_names() {
     }
 }
 
-const GOLDEN: [&str; 3] = [
+const GOLDEN: [&str; 4] = [
     "sha256:a9910ffb063eb7bb0ef14720e461d145cd9a76d271dc756fde63a82a8901da4b",
     "sha256:157ed94bdaaa7244d9fc40091bdd03165ffa690d531ae92121ac9cd748b0de39",
     "sha256:bd829ca2ac1314b602ce4b1263befd77d932355ff8d895a20f112c05a6855f8c",
+    "sha256:3abeeb997a62f03032ecd20d89f574bdc7db2679f1756ed62e7a275e506e90a3",
 ];
 
 #[derive(Default)]
@@ -210,4 +218,115 @@ fn a_full_disk_is_an_error_and_no_hang() {
             assert!(matches!(result, Err(WriteError::Output(_))));
         }
     }
+}
+
+/// What a reader of eStargz does: from the footer to the TOC, and from there to the contents of each file.
+#[test]
+fn estargz_is_read_file_by_file() {
+    let contents = MemoryContents::default();
+    let large = text(7, 9 << 20);
+    let (digest, size) = contents.add(large.clone());
+    let (empty, _) = contents.add(Vec::new());
+    let delta = tree([
+        (path("a/large.js"), Entry::file(Meta::new(0o755), digest, size)),
+        (path("a/empty"), Entry::file(Meta::new(0o644), empty, 0)),
+        (path("a/link"), Entry::symlink("large.js")),
+        (path("gone"), Entry::whiteout()),
+        (path("z"), Entry::file(Meta::new(0o644), contents.add("last").0, 4)),
+    ]);
+    let recipe = Recipe { compression: Compression::Estargz { level: 6 }, ..Recipe::default() };
+    let (layer, blob) = write_with(2, &delta, &contents, recipe);
+    for threads in [1, 8] {
+        assert!(write_with(threads, &delta, &contents, recipe) == (layer.clone(), blob.clone()));
+    }
+    let gunzip = |bytes: &[u8]| {
+        let mut out = Vec::new();
+        flate2::bufread::MultiGzDecoder::new(bytes).read_to_end(&mut out).unwrap();
+        out
+    };
+    assert_eq!(Digest::of(&gunzip(&blob)), layer.diff_id.0);
+
+    let footer = &blob[blob.len() - 51..];
+    assert_eq!(
+        (&footer[..4], &footer[12..14], &footer[32..38]),
+        (&[0x1f, 0x8b, 8, 4][..], &b"SG"[..], &b"STARGZ"[..])
+    );
+    let offset = usize::from_str_radix(std::str::from_utf8(&footer[16..32]).unwrap(), 16).unwrap();
+    let mut toc = tar::Archive::new(io::Cursor::new(gunzip(&blob[offset..blob.len() - 51])));
+    let mut entry = toc.entries().unwrap().next().unwrap().unwrap();
+    assert_eq!(entry.path().unwrap().to_str(), Some("stargz.index.json"));
+    let mut json = Vec::new();
+    entry.read_to_end(&mut json).unwrap();
+    let descriptor = layer.descriptor();
+    let note = |key: &str| descriptor.annotations[key].clone();
+    assert_eq!(note("containerd.io/snapshot/stargz/toc.digest"), Digest::of(&json).to_string());
+    assert_eq!(note("io.containers.estargz.uncompressed-size"), layer.uncompressed_size.to_string());
+
+    let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
+    let entries = json["entries"].as_array().unwrap();
+    let names: Vec<(&str, &str)> =
+        entries.iter().map(|e| (e["name"].as_str().unwrap(), e["type"].as_str().unwrap())).collect();
+    assert_eq!(
+        names,
+        [
+            (".no.prefetch.landmark", "reg"),
+            ("a/", "dir"),
+            ("a/empty", "reg"),
+            ("a/large.js", "reg"),
+            ("a/large.js", "chunk"),
+            ("a/large.js", "chunk"),
+            ("a/link", "symlink"),
+            (".wh.gone", "reg"),
+            ("z", "reg"),
+        ]
+    );
+    let mut found = Vec::new();
+    for entry in entries.iter().filter(|entry| entry["name"] == "a/large.js") {
+        let start = entry["offset"].as_u64().unwrap() as usize;
+        let from = entry["chunkOffset"].as_u64().unwrap_or(0);
+        let wanted = entry["chunkSize"].as_u64().unwrap_or(size - from);
+        let mut chunk = Vec::new();
+        // A member begins there, and nothing before it is needed.
+        flate2::bufread::MultiGzDecoder::new(&blob[start..]).take(wanted).read_to_end(&mut chunk).unwrap();
+        assert_eq!(entry["chunkDigest"], Digest::of(&chunk).to_string());
+        found.extend(chunk);
+    }
+    assert!(found == large);
+    assert_eq!(entries[3]["digest"], digest.to_string());
+
+    // To everybody else it is a layer with two files more.
+    let plain = gunzip(&blob);
+    let mut archive = tar::Archive::new(&plain[..]);
+    let files = archive.entries().unwrap().map(|e| e.unwrap().path().unwrap().display().to_string());
+    assert_eq!(files.last().as_deref(), Some("stargz.index.json"));
+
+    let reserved = tree([(path("stargz.index.json"), Entry::file(Meta::new(0o644), empty, 0))]);
+    let error = write_layer(&MemoryTrees::default(), &contents, &reserved, &recipe, io::sink()).unwrap_err();
+    assert!(matches!(error, WriteError::Reserved { .. }));
+}
+
+#[test]
+fn a_layer_compressed_anew_has_the_same_tar() {
+    let contents = MemoryContents::default();
+    let delta = project(&contents, None);
+    let (layer, blob) = write_with(2, &delta, &contents, Recipe::default());
+    let expected = Expected::both(layer.digest, layer.diff_id);
+    for compression in [Compression::Zstd { level: 3 }, Compression::None, Compression::Gzip { level: 1 }] {
+        let recipe = Recipe { compression, ..Recipe::default() };
+        let mut other = Vec::new();
+        let recoded = recode(&blob[..], &expected, &recipe, &mut other).unwrap();
+        assert_eq!((recoded.diff_id, recoded.digest), (layer.diff_id, Digest::of(&other)));
+        let mut again = Vec::new();
+        let back = Expected::both(recoded.digest, recoded.diff_id);
+        rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap().install(|| {
+            assert_eq!(recode(&other[..], &back, &recipe, &mut again).unwrap(), recoded);
+        });
+    }
+    let mut damaged = blob.clone();
+    let middle = damaged.len() / 2;
+    damaged[middle] ^= 1;
+    let recipe = Recipe { compression: Compression::None, ..Recipe::default() };
+    assert!(matches!(recode(&damaged[..], &expected, &recipe, io::sink()), Err(WriteError::Blob(_))));
+    let other = Expected::diff_id(wbuild_oci::DiffId(Digest::of(b"other")));
+    assert!(matches!(recode(&blob[..], &other, &recipe, io::sink()), Err(WriteError::Blob(_))));
 }

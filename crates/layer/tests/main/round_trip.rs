@@ -110,7 +110,7 @@ fn gnu_tar_extracts_what_is_written() {
         let folder = tempfile::tempdir().unwrap();
         let unpack = match compression {
             Compression::None => "tar -x",
-            Compression::Gzip { .. } => "gzip -t < ../blob && tar -xz",
+            Compression::Gzip { .. } | Compression::Estargz { .. } => "gzip -t < ../blob && tar -xz",
             Compression::Zstd { .. } => "zstd -qt < ../blob && tar -x --zstd",
         };
         let target = folder.path().join("root");

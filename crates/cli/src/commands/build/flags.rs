@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use wbuild_dockerfile::GlobalScope;
 use wbuild_frontend::{DockerfileBuild, StepOptions};
 use wbuild_graph::{NetworkMode, StepLimits};
 use wbuild_solver::NoCache;
@@ -127,48 +126,6 @@ pub(super) fn no_cache(args: &BuildArgs, build: &DockerfileBuild) -> Result<NoCa
         vertices.extend(steps);
     }
     Ok(if vertices.is_empty() { NoCache::Nothing } else { NoCache::Vertices(vertices) })
-}
-
-/// Times of what is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Created {
-    /// Seconds since the epoch for the image.
-    pub(super) seconds: i64,
-    /// Whether files keep their own times.
-    pub(super) keep: bool,
-}
-
-/// `--timestamp`, else the build argument or variable SOURCE_DATE_EPOCH, else the epoch.
-pub(super) fn created(
-    args: &BuildArgs,
-    session: &Session,
-    global: &GlobalScope,
-    of_context: Option<i64>,
-) -> Result<Created, Failure> {
-    let number = |text: &str, from: &str| {
-        text.parse::<i64>().map_err(|_| {
-            Failure::usage(
-                format!("invalid SOURCE_DATE_EPOCH: {from} is `{text}`, which is no number of seconds"),
-                "for example 1700000000",
-            )
-        })
-    };
-    match args.timestamp.as_str() {
-        "epoch" => {}
-        "keep" => {
-            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-            return Ok(Created { seconds: i64::try_from(now.as_secs()).unwrap_or(1), keep: true });
-        }
-        given => return Ok(Created { seconds: number(given, "--timestamp")?, keep: false }),
-    }
-    let seconds = match (global.source_date_epoch(), (session.variable)("SOURCE_DATE_EPOCH")) {
-        // A folder has no time of its own (A11).
-        (Some("context"), _) => of_context.unwrap_or(1),
-        (Some(value), _) => number(value, "the build argument")?,
-        (None, Some(value)) => number(&value, "the variable")?,
-        (None, None) => 1,
-    };
-    Ok(Created { seconds, keep: false })
 }
 
 #[cfg(test)]

@@ -5,7 +5,6 @@ mod contexts;
 mod failure;
 mod flags;
 mod lint;
-mod outputs;
 mod source;
 
 use std::collections::BTreeMap;
@@ -17,15 +16,17 @@ use wbuild_attest::{REDACTED, without_passwords};
 use wbuild_dockerfile::lint::holds_secret;
 use wbuild_dockerfile::{PROXY_ARGS, Parsed, Settings, Source, parse};
 use wbuild_engine::{Engine, ExportOptions, IsolationMode, Options, Secrets, SolveOptions};
-use wbuild_frontend::{DockerfileBuild, DockerfileInput, Lowered, Target, lower_dockerfile};
+use wbuild_frontend::{DockerfileBuild, DockerfileInput, Lowered, lower_dockerfile};
 use wbuild_graph::{ImageRef, Origin};
-use wbuild_layer::{Recipe, Times};
-use wbuild_oci::{Digest, ImageConfig, Platform, Reference};
+use wbuild_layer::Times;
+use wbuild_oci::{Digest, ImageConfig, Platform};
 use wbuild_report::Diagnostic;
 
 use super::attest::{Attestor, BuildFacts, DOCKERFILE_BUILD, Requests};
-use super::request::{any_platform, budget, build_args, jobs, labels, secrets, sharing, tags};
+use super::outputs::{Bare, Delivery, DeliveryError, Outputs, finish, plain_export};
+use super::request::{any_platform, budget, build_args, jobs, labels, secrets, sharing};
 use super::result::{share, solve_and};
+use super::timestamp::{Sources, created};
 use super::{Failure, Session, WriteError};
 use crate::args::{BuildArgs, Called, CheckArgs, DockerfileArgs};
 use crate::progress::{Clock, Progress, Terminal};
@@ -33,7 +34,6 @@ use crate::render::render_diagnostics;
 
 use contexts::Contexts;
 use lint::Told;
-use outputs::{OutputError, Outputs};
 use source::Opened;
 
 /// No chain of triggers asks for images more often than this.
@@ -41,10 +41,10 @@ const MAX_ROUNDS: usize = 100;
 
 pub(crate) fn run(args: &BuildArgs, session: &Session) -> Result<(), Failure> {
     let platform = any_platform(args.dockerfile.platform.as_deref())?;
-    let outputs = Outputs::parse(args)?;
     let requests = Requests::parse(&args.attest)?;
     requests.check()?;
-    let tags = tags(&args.tags)?;
+    let outputs = Outputs::parse(&args.output, Bare::Files, &platform, requests.make_index())?;
+    outputs.check(&args.output, session)?;
     let labels = labels(&args.labels)?;
     let settings = settings(&args.dockerfile, platform.clone(), session)?;
     let steps = flags::steps(args)?;
@@ -81,10 +81,13 @@ pub(crate) fn run(args: &BuildArgs, session: &Session) -> Result<(), Failure> {
         Called::Targets => return call::targets(&dockerfile, &input.settings, args.call.json),
     }
     let (build, images) = lower(&input, &engine).map_err(Failure::Diagnostics)?;
-    let created = flags::created(args, session, &build.global, opened.date)?;
+    let build_arg = build.global.source_date_epoch();
+    let sources = Sources { build_arg, of_context: opened.date, may_keep: true };
+    let created = created(&args.timestamp, session, &sources)?;
+    let mode = args.progress.mode();
 
     let terminal = Terminal::stderr();
-    let progress = Progress::new(args.progress.progress, std::io::stderr(), &terminal, Clock::start())
+    let progress = Progress::new(mode, std::io::stderr(), &terminal, Clock::start())
         .map_err(|source| Failure::new(WriteError { path: "standard error".into(), source }))?;
     let notes = lint::warnings(&dockerfile, &build, &images, &opened)?;
     for diagnostic in diagnostics.iter().chain(&notes) {
@@ -99,46 +102,43 @@ pub(crate) fn run(args: &BuildArgs, session: &Session) -> Result<(), Failure> {
     };
     let target = build.definition.target(&build.definition.default_target).map_err(Failure::new)?;
     let times = if created.keep { Times::Keep } else { Times::Fixed(created.seconds) };
-    let recipe = Recipe { times, ..Recipe::default() };
-    let export = ExportOptions { recipe, created: created.seconds, labels };
     let likely_causes =
         |origin: &Origin| lint::likely_causes(&dockerfile, &build, engine.context("").ok(), origin);
     let failure = |error| failure::of_solve(error, &build.definition.graph, &likely_causes);
+    let export = plain_export(times, created.seconds, labels);
     let facts = if requests.is_empty() {
         BuildFacts::default()
     } else {
         build_facts(args, &opened, &contexts, &engine, &input.settings, &export)?
     };
     let definition = &build.definition;
-    let attestor = Attestor { requests: &requests, engine: &engine, definition, target, tags: &tags, facts };
-    let job = Job {
+    let tags = &outputs.tags;
+    let attestor = Attestor { requests: &requests, engine: &engine, definition, target, tags, facts };
+    let delivery = Delivery {
         engine: &engine,
         target,
         export: &export,
         outputs: &outputs,
-        tags: &tags,
-        args,
+        args: &args.output,
         attestor: &attestor,
+        checkout: None,
+        variable: &session.variable,
     };
     let done = solve_and(
         &engine,
-        &build.definition,
+        definition,
         target,
         &solve,
         failure,
-        OutputError::is_lost,
-        &|solution, snapshot| outputs::write(&job, solution, snapshot),
-    )
-    .and_then(|(written, ran)| Ok((written.map_err(OutputError::failure)?, ran)));
-    share(&engine, &progress, done.as_ref().err());
-    let (written, ran) = match done {
-        Ok(done) => {
-            progress.finish();
-            done
-        }
-        Err(failure) => return Err(failure.shown_by(progress, args.progress.progress)),
+        DeliveryError::is_lost,
+        &|solution, snapshot| delivery.write(solution, snapshot),
+    );
+    let (delivered, ran) = match done {
+        Ok((written, ran)) => (written.map_err(DeliveryError::failure), ran),
+        Err(failure) => (Err(failure), false),
     };
-    written.report(args, &outputs)?;
+    share(&engine, &progress, delivered.as_ref().err());
+    finish(delivered, &delivery, progress, mode, args.progress.quiet)?;
     if ran {
         // The result is written; a store that cannot be tidied now is tidied after the next build.
         let _ = engine.tidy(budget);
@@ -269,15 +269,4 @@ fn lower(input: &DockerfileInput<'_>, engine: &Engine) -> Result<(DockerfileBuil
         &input.dockerfile.file,
         format!("the triggers of base images ask for other images more than {MAX_ROUNDS} times"),
     )])
-}
-
-/// What outputs are made of.
-struct Job<'a> {
-    engine: &'a Engine,
-    target: &'a Target,
-    export: &'a ExportOptions,
-    outputs: &'a Outputs,
-    tags: &'a [Reference],
-    args: &'a BuildArgs,
-    attestor: &'a Attestor<'a>,
 }

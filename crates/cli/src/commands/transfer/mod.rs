@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use wbuild_engine::{Engine, registry_client};
-use wbuild_image::{BlobFiles, Export, ImageParts, write_archive_file, write_layout};
+use wbuild_image::{BlobFiles, Export, ImageParts, Others, write_archive_file, write_layout};
 use wbuild_oci::{Descriptor, Digest, Platform, Reference};
 use wbuild_registry::{Blob, Content, RegistryClient, RegistryError, Repository, at_once};
 use wbuild_remote::{Retry, Stop, Watch};
@@ -28,7 +28,7 @@ use source::{Source, Wanted};
 pub(crate) fn pull(args: &PullArgs, session: &Session) -> Result<(), Failure> {
     let from = Place::Registry(name(&args.image)?);
     let wanted = wanted(args.which.all, args.which.platform.as_deref())?;
-    let transfer = Transfer::open(session, args.home.home.as_ref(), args.progress.progress)?;
+    let transfer = Transfer::open(session, args.home.home.as_ref(), args.progress.mode())?;
     let to: Vec<Place> = args.output.iter().map(|path| Place::output(path)).collect();
     transfer.run(session, &from, &wanted, &to)
 }
@@ -37,7 +37,7 @@ pub(crate) fn push(args: &PushArgs, session: &Session) -> Result<(), Failure> {
     let to = args.images.iter().map(|image| destination(image)).collect::<Result<Vec<_>, _>>()?;
     let from = Place::local(&args.source)?;
     let wanted = wanted(args.platform.is_none(), args.platform.as_deref())?;
-    let transfer = Transfer::open(session, args.home.home.as_ref(), args.progress.progress)?;
+    let transfer = Transfer::open(session, args.home.home.as_ref(), args.progress.mode())?;
     transfer.run(session, &from, &wanted, &to)
 }
 
@@ -48,7 +48,7 @@ pub(crate) fn copy(args: &CopyArgs, session: &Session) -> Result<(), Failure> {
         other => other,
     };
     let wanted = wanted(args.which.all, args.which.platform.as_deref())?;
-    let transfer = Transfer::open(session, args.home.home.as_ref(), args.progress.progress)?;
+    let transfer = Transfer::open(session, args.home.home.as_ref(), args.progress.mode())?;
     transfer.run(session, &from, &wanted, &[to])
 }
 
@@ -150,7 +150,7 @@ impl Transfer {
                 Place::Registry(_) => {}
                 Place::Layout { folder, tag } => {
                     let export = Export::parts(parts, source.names(tag.as_deref())?);
-                    write_layout(folder, &export, &files).map_err(Failure::new)?;
+                    write_layout(folder, &export, &files, Others::Keep).map_err(Failure::new)?;
                     self.wrote(&folder.display().to_string(), parts);
                 }
                 Place::Archive { file, format, tag } => {
