@@ -22,6 +22,7 @@ mod cli {
     mod interrupted;
     mod plain_user;
     mod secrecy;
+    mod signals;
     mod usage;
 }
 mod context;
