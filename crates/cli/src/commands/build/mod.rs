@@ -79,6 +79,7 @@ pub(crate) fn run(args: &BuildArgs, session: &Session) -> Result<(), Failure> {
         Called::Targets => return call::targets(&dockerfile, &input.settings, args.call.json),
     }
     let (build, images) = lower(&input, &engine).map_err(Failure::Diagnostics)?;
+    failure::of_foreign(&build.foreign, &engine)?;
     let created = flags::created(args, session, &build.global, opened.date)?;
 
     let terminal = Terminal::stderr();
