@@ -21,7 +21,7 @@ use wbuild_frontend::{DockerfileBuild, DockerfileInput, Lowered, Target, lower_d
 use wbuild_graph::{ImageRef, Origin};
 use wbuild_layer::{Recipe, Times};
 use wbuild_oci::{Digest, ImageConfig, Platform, Reference};
-use wbuild_report::Diagnostic;
+use wbuild_report::{Diagnostic, Warning};
 
 use super::attest::{Attestor, BuildFacts, DOCKERFILE_BUILD, Requests};
 use super::request::{any_platform, budget, build_args, jobs, labels, secrets, tags};
@@ -88,6 +88,9 @@ pub(crate) fn run(args: &BuildArgs, session: &Session) -> Result<(), Failure> {
     let notes = lint::warnings(&dockerfile, &build, &images, &opened)?;
     for diagnostic in diagnostics.iter().chain(&notes) {
         progress.note(render_diagnostics(std::slice::from_ref(diagnostic), &terminal.theme()));
+    }
+    for Warning { message, hints } in &opened.warnings {
+        progress.sink().warn(None, message.clone(), hints.clone());
     }
     let engine = Arc::new(engine);
     let solve = SolveOptions {
