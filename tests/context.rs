@@ -410,10 +410,11 @@ impl Build {
         messages.filter(|message| !message.starts_with("--build-context")).collect()
     }
 
-    /// What was said beside warnings.
+    /// What was said beside warnings, without what says which image was written.
     pub(crate) fn notes(&self) -> Vec<&str> {
         let notes = self.events.iter().filter(|event| event["event"] == "note");
-        notes.filter_map(|event| event["text"].as_str()).collect()
+        let texts = notes.filter_map(|event| event["text"].as_str());
+        texts.filter(|text| !text.starts_with("image ")).collect()
     }
 
     /// What the steps wrote.
