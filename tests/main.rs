@@ -27,6 +27,7 @@ mod cli {
     mod secrecy;
     mod sharing;
     mod sharing_servers;
+    mod signals;
     mod usage;
 }
 mod context;

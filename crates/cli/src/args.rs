@@ -429,6 +429,10 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "MODE", default_value = "private")]
     pub(crate) network: String,
 
+    /// How long a process that was sent SIGTERM may take to end
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    pub(crate) stop_timeout: u32,
+
     #[command(flatten)]
     pub(crate) home: HomeArgs,
 }

@@ -1,22 +1,54 @@
-//! ctrl-C: the first asks the build to stop, so that it leaves no process and a usable store; a second one ends at once.
+//! Signals. The first ctrl-C asks a build to stop, so that it leaves no process and a usable store; a second one ends at
+//! once. `wbuild run` passes them on instead, as soon as there is somebody to pass them to.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::{Handle, Signals};
 use wbuild_solver::Cancellation;
 
-/// Cancels `token` at SIGINT or SIGTERM.
-///
-/// # Errors
-/// When no signal handler can be installed.
-pub(crate) fn cancel_on_signal(token: Cancellation) -> io::Result<()> {
-    static ASKED: AtomicBool = AtomicBool::new(false);
-    ctrlc::set_handler(move || {
-        if ASKED.swap(true, Ordering::SeqCst) {
-            // Steps die with this process, and everything unfinished lies in its workspace: nothing half-made is visible.
-            std::process::abort();
-        }
-        token.cancel();
-    })
-    .map_err(io::Error::other)
+type Answer = Box<dyn FnMut(i32) + Send>;
+
+/// What signals to this process do.
+pub(crate) struct Interrupts {
+    handle: Handle,
+    answer: Arc<Mutex<Answer>>,
+}
+
+impl Interrupts {
+    /// Cancels `token` at SIGINT, SIGTERM or SIGHUP.
+    ///
+    /// # Errors
+    /// When no signal handler can be installed.
+    pub(crate) fn cancel(token: Cancellation) -> io::Result<Self> {
+        let mut asked = false;
+        let cancel = move |_| {
+            if std::mem::replace(&mut asked, true) {
+                // Steps die with this process, and everything unfinished lies in its workspace: nothing half-made is
+                // visible.
+                std::process::abort();
+            }
+            token.cancel();
+        };
+        let answer: Arc<Mutex<Answer>> = Arc::new(Mutex::new(Box::new(cancel)));
+        let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+        let handle = signals.handle();
+        let answering = Arc::clone(&answer);
+        std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+            for signal in signals.forever() {
+                answering.lock().unwrap_or_else(PoisonError::into_inner)(signal);
+            }
+        })?;
+        Ok(Self { handle, answer })
+    }
+
+    /// From now on calls `answer`, with the number of the signal, and for `more` signals too. It must not block.
+    ///
+    /// # Errors
+    /// When no signal handler can be installed.
+    pub(crate) fn answer(&self, more: &[i32], answer: impl FnMut(i32) + Send + 'static) -> io::Result<()> {
+        *self.answer.lock().unwrap_or_else(PoisonError::into_inner) = Box::new(answer);
+        more.iter().try_for_each(|signal| self.handle.add_signal(*signal))
+    }
 }

@@ -17,7 +17,9 @@ use clap::{CommandFactory, Parser};
 
 use args::{Cli, Command};
 use commands::{Failure, Session};
+use interrupt::Interrupts;
 use progress::{Clock, Progress, ProgressMode, Terminal};
+use wbuild_solver::Cancellation;
 
 /// Exit codes: 0 done, 1 it failed, 2 wrong usage, 130 interrupted.
 mod exit {
@@ -35,7 +37,8 @@ pub fn main() -> ExitCode {
             return if error.use_stderr() { ExitCode::from(exit::USAGE) } else { ExitCode::SUCCESS };
         }
     };
-    let session = Session { variable: |name| std::env::var(name).ok(), cancellation: Default::default() };
+    let cancellation = Cancellation::new();
+    let interrupts = Interrupts::cancel(cancellation.clone());
     let mode = match &cli.command {
         Command::Image(args) => args.progress.mode(),
         Command::Build(args) => args.progress.mode(),
@@ -44,9 +47,10 @@ pub fn main() -> ExitCode {
         Command::Copy(args) => args.progress.mode(),
         _ => ProgressMode::Plain,
     };
-    if let Err(error) = interrupt::cancel_on_signal(session.cancellation.clone()) {
-        return fail(Failure::Failed { error: Box::new(error), hints: Vec::new() }, mode);
-    }
+    let session = match interrupts {
+        Ok(interrupts) => Session { variable: |name| std::env::var(name).ok(), cancellation, interrupts },
+        Err(error) => return fail(Failure::Failed { error: Box::new(error), hints: Vec::new() }, mode),
+    };
     let done = match &cli.command {
         Command::Image(args) => commands::image::run(args, &session).map(|()| ExitCode::SUCCESS),
         Command::Build(args) => commands::build::run(args, &session).map(|()| ExitCode::SUCCESS),

@@ -65,6 +65,20 @@ pub struct Container {
     _draft: Draft,
 }
 
+/// The process of a [`Container`], for whoever sends it signals while another waits for its end.
+#[derive(Clone, Debug)]
+pub struct ContainerProcess(Entry);
+
+impl ContainerProcess {
+    /// Sends a signal to the image's process alone, not to its children; `false` if it runs no more.
+    ///
+    /// # Errors
+    /// When there is no such signal, or it cannot be sent.
+    pub fn signal(&self, signal: i32) -> Result<bool, EngineError> {
+        self.0.signal(signal).map_err(EngineError::Exec)
+    }
+}
+
 /// The probe of an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Probe {
@@ -211,6 +225,11 @@ impl Container {
     /// Where its ports are on the host, in the order of the request.
     pub fn addresses(&self) -> &[SocketAddrV4] {
         &self.addresses
+    }
+
+    /// Its process.
+    pub fn process(&self) -> ContainerProcess {
+        ContainerProcess(self.entry.clone())
     }
 
     /// Waits for its end.

@@ -54,7 +54,7 @@ mod verify;
 mod worker;
 
 pub use attest::{ProvenanceOptions, locked_packages};
-pub use container::{Container, ContainerNetwork, ContainerOptions, Health, Probe};
+pub use container::{Container, ContainerNetwork, ContainerOptions, ContainerProcess, Health, Probe};
 pub use context_source::{ContextPlace, ContextPlaceError, OpenedContext, REMOTE_DOCKERFILE};
 pub use contexts::LocalContext;
 pub use error::{EngineError, StepFailure};

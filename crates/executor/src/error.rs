@@ -49,6 +49,15 @@ pub enum ExecError {
     /// A port of the host that others than the host itself could reach.
     #[error("cannot forward from `{0}`, which is no loopback address")]
     NotLoopback(SocketAddrV4),
+    /// A signal could not be sent to the program.
+    #[error("cannot send signal {signal} to the program")]
+    Signal {
+        /// Its number.
+        signal: i32,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
     /// Cancelled before the program ended.
     #[error("cancelled")]
     Cancelled,

@@ -12,6 +12,7 @@ use std::time::Instant;
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
+use rustix::process::Signal;
 use wbuild_report::LogStream;
 
 use crate::cancel::CancelToken;
@@ -345,5 +346,24 @@ impl Entry {
             over: Arc::default(),
             ..self.clone()
         })
+    }
+
+    /// Sends a signal to the program, and to no other process; `false` if it runs no more. The program is not the first process of its sandbox, so a
+    /// signal that it has no handler for does what signals do, and is not ignored as by the first process of a container.
+    ///
+    /// # Errors
+    /// If there is no such signal, or it cannot be sent.
+    pub fn signal(&self, signal: i32) -> Result<bool, ExecError> {
+        let failed = |errno| ExecError::Signal { signal, source: io::Error::from(errno) };
+        let named = Signal::from_named_raw(signal).ok_or_else(|| failed(Errno::INVAL))?;
+        if self.over.load(Ordering::SeqCst) {
+            return Ok(false);
+        }
+        let program = enter::find(self.helper);
+        match program.and_then(|program| rustix::process::pidfd_send_signal(&program, named)) {
+            Ok(()) => Ok(true),
+            Err(Errno::SRCH) => Ok(false),
+            Err(errno) => Err(failed(errno)),
+        }
     }
 }

@@ -137,6 +137,8 @@ pub(crate) struct Session {
     pub(crate) variable: fn(&str) -> Option<String>,
     /// What ctrl-C cancels.
     pub(crate) cancellation: wbuild_solver::Cancellation,
+    /// What else signals may do.
+    pub(crate) interrupts: crate::interrupt::Interrupts,
 }
 
 impl Session {

@@ -5,8 +5,12 @@ use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use wbuild_engine::{ContainerNetwork, ContainerOptions, Engine, Health, ImageLocation, Options};
+use signal_hook::consts::{SIGALRM, SIGCONT, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
+use wbuild_engine::{
+    ContainerNetwork, ContainerOptions, ContainerProcess, Engine, Health, ImageLocation, Options,
+};
 use wbuild_executor::{CancelToken, Status};
 use wbuild_image::{OciLayout, Select, unpack_archive};
 use wbuild_report::{Hint, LogStream};
@@ -64,6 +68,12 @@ pub(crate) fn run(args: &RunArgs, session: &Session) -> Result<ExitCode, Failure
         }
     }
     if !args.until_healthy {
+        let process = Process { process: container.process(), cancel: cancel.clone() };
+        let grace = Duration::from_secs(args.stop_timeout.into());
+        session
+            .interrupts
+            .answer(&ALSO_PASSED_ON, process.passing_on(grace))
+            .map_err(|source| Failure::new(WriteError { path: "a signal handler".into(), source }))?;
         let mut copy = |stream, bytes: &[u8]| pass_on(stream, bytes);
         let finished = container.wait(&mut copy, &cancel)?;
         return Ok(exit_code(&finished.status));
@@ -87,6 +97,51 @@ pub(crate) fn run(args: &RunArgs, session: &Session) -> Result<ExitCode, Failure
         Health::Ended(status) => {
             say(&format!("the process ended before it was healthy: {status}"));
             Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+/// Beside SIGINT, SIGTERM and SIGHUP. `docker run` passes everything on; SIGWINCH is left out, since a window that changes
+/// its size would stop an Apache.
+const ALSO_PASSED_ON: [i32; 5] = [SIGQUIT, SIGUSR1, SIGUSR2, SIGALRM, SIGCONT];
+
+/// The image's process, for those who want it to end.
+#[derive(Clone)]
+struct Process {
+    process: ContainerProcess,
+    cancel: CancelToken,
+}
+
+impl Process {
+    /// What to do with a signal: pass it on as it is, whatever the image's STOPSIGNAL, as `docker run` does. Unlike there
+    /// the process is killed when it is still there `grace` after SIGTERM, or at the second ctrl-C.
+    fn passing_on(self, grace: Duration) -> impl FnMut(i32) + Send + 'static {
+        let (mut interrupted, mut terminated) = (false, false);
+        move |signal| match signal {
+            SIGINT if std::mem::replace(&mut interrupted, true) => self.kill(),
+            SIGTERM if !std::mem::replace(&mut terminated, true) => {
+                self.send(SIGTERM);
+                let late = self.clone();
+                std::thread::spawn(move || {
+                    std::thread::sleep(grace);
+                    late.kill();
+                });
+            }
+            other => self.send(other),
+        }
+    }
+
+    fn send(&self, signal: i32) {
+        // Whoever is gone needs no signal; where none can be sent, ending it is better than not answering.
+        if self.process.signal(signal).is_err() && matches!(signal, SIGINT | SIGTERM) {
+            self.cancel.cancel();
+        }
+    }
+
+    /// With all its children, which end with it.
+    fn kill(&self) {
+        if !matches!(self.process.signal(SIGKILL), Ok(true)) {
+            self.cancel.cancel();
         }
     }
 }

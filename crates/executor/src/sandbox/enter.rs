@@ -102,7 +102,7 @@ fn wait(child: Pid, control: &UnixStream) -> Result<Option<Status>, Failure> {
 ///
 /// Numbers are used again, so each step is checked against what cannot be: the helper is a child of the program that
 /// asks, which has not waited for it yet.
-fn find(helper: u32) -> Result<std::os::fd::OwnedFd, Errno> {
+pub(crate) fn find(helper: u32) -> Result<std::os::fd::OwnedFd, Errno> {
     let init = child(helper, "1")?;
     let program = child(init, "2")?;
     let pid = i32::try_from(program).ok().and_then(Pid::from_raw).ok_or(Errno::SRCH)?;

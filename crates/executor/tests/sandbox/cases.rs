@@ -43,7 +43,8 @@ pub(crate) fn all() -> Vec<Case> {
             identity_changes_are_told_back, file_capabilities, devices, read_only_places, of_threads_and_races,
             of_paths_below_a_changed_root, nothing_to_record_as_root;
         running: ports_are_forwarded, a_taken_port_is_passed_over, private_networks_are_private,
-            only_loopback_is_forwarded, a_second_program, a_second_program_is_cancelled, a_second_program_comes_too_late;
+            only_loopback_is_forwarded, a_second_program, a_second_program_is_cancelled, a_second_program_comes_too_late,
+            signals_reach_only_the_program;
         within: replies, failures, a_handler_sees_everything, big_replies_stream, an_abandoned_handler_ends;
     }
 }

@@ -180,3 +180,22 @@ pub(super) fn a_second_program_comes_too_late(bed: &Bed) -> Verdict {
 
     Passed
 }
+
+pub(super) fn signals_reach_only_the_program(bed: &Bed) -> Verdict {
+    const TERM: i32 = 15;
+    let script = "sh -c \"trap 'echo child' TERM; sleep 86417.25 & wait\" & trap 'echo program; exit 5' TERM; echo ready; wait";
+    let mut running = bed.isolation.start(&bed.step(script)).unwrap();
+    let entry = running.entry().unwrap();
+    let mut out = Vec::new();
+    let mut output = |_, bytes: &[u8]| {
+        out.extend_from_slice(bytes);
+        if out == b"ready\n" {
+            assert!(entry.signal(TERM).unwrap());
+        }
+    };
+    let finished = running.wait(&mut output, &CancelToken::new().unwrap()).unwrap();
+    assert_eq!((finished.status, &*out), (Status::Exited(5), &b"ready\nprogram\n"[..]));
+    assert!(!entry.signal(TERM).unwrap(), "it is over");
+    assert!(matches!(entry.signal(0), Err(ExecError::Signal { signal: 0, .. })));
+    Passed
+}
