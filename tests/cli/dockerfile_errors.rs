@@ -3,12 +3,12 @@
 
 use std::fmt::Write as _;
 
-use crate::context::TestContext;
+use crate::context::{TestContext, skip};
 
 /// Name, Dockerfile, further arguments.
-type Mistake = (&'static str, &'static str, &'static [&'static str]);
+type Mistake<'a> = (&'static str, &'a str, &'a [&'a str]);
 
-fn gallery(mistakes: &[Mistake]) -> String {
+fn gallery(mistakes: &[Mistake<'_>]) -> String {
     let mut out = String::new();
     for (name, dockerfile, args) in mistakes {
         let context = TestContext::empty();
@@ -144,4 +144,49 @@ fn settings() {
         ),
     ]);
     insta::assert_snapshot!(shown);
+}
+
+/// A platform that nobody builds on, and that this machine does not emulate; else the tests are skipped.
+fn foreign() -> Option<&'static str> {
+    let emulated = std::path::Path::new("/proc/sys/fs/binfmt_misc/qemu-s390x").exists();
+    if emulated || std::env::consts::ARCH == "s390x" {
+        skip("this machine runs programs for s390x");
+        return None;
+    }
+    Some("linux/s390x")
+}
+
+#[test]
+fn programs_of_other_processors() {
+    let Some(platform) = foreign() else { return };
+    let for_one = format!(
+        "FROM scratch AS own\nCOPY src /src\nRUN [\"/src/never\"]\n\
+         FROM --platform={platform} scratch AS other\nCOPY src /src\nRUN [\"/src/first\"]\nRUN [\"/src/second\"]\n\
+         FROM scratch\nCOPY --from=other /src /src\nCOPY --from=own /src /own\n"
+    );
+    let shown = gallery(&[
+        ("FROM --platform", &for_one, &[]),
+        ("--platform", "FROM scratch\nCOPY src /src\nRUN [\"/src/index.js\"]\n", &["--platform", platform]),
+        (
+            "--platform with another system",
+            "FROM scratch\nRUN [\"a.exe\"]\n",
+            &["--platform", "windows/amd64"],
+        ),
+    ]);
+    let host = ["linux/amd64", "linux/arm64"].into_iter().find(|host| shown.contains(&format!("is {host} ")));
+    insta::assert_snapshot!(shown.replace(host.unwrap(), "[HOST]"));
+}
+
+#[test]
+fn stages_for_other_processors_that_run_nothing_of_theirs() {
+    let Some(platform) = foreign() else { return };
+    let context = TestContext::empty();
+    context.write("a", "a");
+    context.write(
+        "Dockerfile",
+        "FROM scratch AS unused\nRUN [\"/never\"]\nFROM scratch\nCOPY a /a\nWORKDIR /work\nCMD [\"/a\"]\n",
+    );
+    let built =
+        context.run(&["build", ".", "--platform", platform, "--output", "type=oci,dest=../image,tar=false"]);
+    assert_eq!(built.code, 0, "{built}");
 }

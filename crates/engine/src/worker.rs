@@ -88,6 +88,21 @@ impl Engine {
         Ok(*self.machine.get_or_init(|| isolation))
     }
 
+    /// Whether steps can run programs of a platform here: it is this machine's, or there is an emulator for it.
+    ///
+    /// # Errors
+    /// When that cannot be tried.
+    pub fn runs(&self, platform: &Platform) -> Result<bool, EngineError> {
+        let host = Platform::host();
+        if platform.os != host.os {
+            return Ok(false);
+        }
+        if platform.architecture == host.architecture {
+            return Ok(true);
+        }
+        Machine::runs(&platform.architecture, self.store.path()).map_err(EngineError::Probe)
+    }
+
     pub(crate) fn trees(&self) -> BuildTrees<'_> {
         BuildTrees { store: &self.store, contexts: &self.contexts }
     }

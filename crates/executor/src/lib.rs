@@ -24,6 +24,7 @@ mod cancel;
 mod capability;
 mod error;
 mod failure;
+mod foreign;
 mod helper;
 mod identity;
 mod isolation;

@@ -11,6 +11,7 @@ use wbuild_report::Hint;
 use crate::cancel::CancelToken;
 use crate::error::ExecError;
 use crate::failure::{Cause, Doing, Failure};
+use crate::foreign;
 use crate::identity::{Caller, Identity};
 use crate::isolation::Isolation;
 use crate::sandbox::system::Procfs;
@@ -141,6 +142,17 @@ impl Machine {
             }
         }
         Ok(machine)
+    }
+
+    /// Whether this machine runs programs of an architecture, by Go's name: its own, or one that an emulator is there
+    /// for. Yes where that cannot be told beforehand. Changes nothing but a directory in `state` that is removed again.
+    ///
+    /// # Errors
+    /// If nothing could be tried.
+    pub fn runs(architecture: &str, state: &Path) -> Result<bool, ProbeError> {
+        let wrong = |source| ProbeError::State { path: state.to_path_buf(), source };
+        let trial = Trial::new(state).map_err(wrong)?;
+        foreign::runs(architecture, &trial.upper).map_err(wrong)
     }
 
     /// The way of isolation to use.

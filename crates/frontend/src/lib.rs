@@ -13,7 +13,7 @@ mod spec;
 
 pub use definition::{Definition, HistoryRow, NoTarget, RowDelta, Target, UnknownTarget};
 pub use dockerfile::{
-    DockerfileBuild, DockerfileInput, Lowered, NamedContext, StepOptions, lower_dockerfile,
+    DockerfileBuild, DockerfileInput, ForeignRun, Lowered, NamedContext, StepOptions, lower_dockerfile,
 };
 pub use input::{Facts, Input, Needs, needs};
 pub use lower::{INPUT_DIGEST, lower, undecided};

@@ -20,7 +20,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use wbuild_dockerfile::{Dockerfile, GlobalScope, Settings, StageGraph};
-use wbuild_graph::{Graph, ImageRef, NetworkMode, StepLimits};
+use wbuild_graph::{Graph, ImageRef, NetworkMode, Origin, StepLimits};
 use wbuild_oci::{ImageConfig, Platform};
 use wbuild_report::{Diagnostic, VertexId};
 
@@ -91,8 +91,19 @@ pub struct DockerfileBuild {
     pub stages: BTreeSet<usize>,
     /// The steps of each stage, by the name that progress shows.
     pub steps: BTreeMap<String, Vec<VertexId>>,
+    /// The first RUN of each platform that is not the one that builds, which may not be able to run its programs.
+    pub foreign: Vec<ForeignRun>,
     /// The variables before the first stage.
     pub global: Arc<GlobalScope>,
+}
+
+/// A RUN for another platform than the one that builds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForeignRun {
+    /// For which.
+    pub platform: Platform,
+    /// The instruction.
+    pub origin: Origin,
 }
 
 /// Makes the graph of the target.
@@ -130,7 +141,7 @@ pub fn lower_dockerfile(input: &DockerfileInput<'_>) -> Result<Lowered, Vec<Diag
         }
         let mut lowering = Lowering::new(input, &global, &stages, &lines);
         lowering.all(&reachable, target);
-        let Lowering { graph, built, errors, missing, unreached, steps, .. } = lowering;
+        let Lowering { graph, built, errors, missing, unreached, steps, foreign, .. } = lowering;
         if !errors.is_empty() {
             return Err(errors);
         }
@@ -155,7 +166,8 @@ pub fn lower_dockerfile(input: &DockerfileInput<'_>) -> Result<Lowered, Vec<Diag
             history: state.rows(),
         };
         let definition = definition(graph, name, target);
-        return Ok(Lowered::Done(Box::new(DockerfileBuild { definition, stages: reachable, steps, global })));
+        let build = DockerfileBuild { definition, stages: reachable, steps, foreign, global };
+        return Ok(Lowered::Done(Box::new(build)));
     }
 }
 

@@ -1,13 +1,17 @@
 //! RUN.
 
+use std::sync::Arc;
+
 use wbuild_dockerfile::{Mount as Written, MountKind as Kind, Network, RunStep, Script, Security, Sharing};
 use wbuild_graph::{
     Cache, CacheSeed, CacheSharing, Capture, EnvInKey, Environment, Exec, Files, Mount, MountKind,
-    NetworkMode, Op, Pattern, PrivilegeSet, SecretEnv, Source, StepTimes,
+    NetworkMode, Op, Origin, Pattern, PrivilegeSet, SecretEnv, Source, StepTimes,
 };
+use wbuild_oci::Platform;
 use wbuild_report::{Diagnostic, VertexId};
 use wbuild_tree::EntryPath;
 
+use super::ForeignRun;
 use super::stage::{At, Lowering, Place, StageState, Taken};
 
 /// Where BuildKit puts the sockets of agents.
@@ -22,6 +26,7 @@ impl Lowering<'_> {
         shell: &[String],
         at: At<'_>,
     ) -> Option<VertexId> {
+        self.note_platform(&state.platform, at);
         let steps = self.input.steps;
         let mut mounts = Vec::new();
         if let Script::File { name, content } = &run.script {
@@ -190,6 +195,16 @@ impl Lowering<'_> {
             on_failure: Vec::new(),
         };
         Some(self.step(Op::Exec(Box::new(exec)), inputs, at))
+    }
+
+    /// Variants do not count: which of them a processor runs, its architecture does not say.
+    fn note_platform(&mut self, platform: &Platform, at: At<'_>) {
+        let same = |other: &Platform| other.os == platform.os && other.architecture == platform.architecture;
+        if same(&self.input.settings.build_platform) || self.foreign.iter().any(|run| same(&run.platform)) {
+            return;
+        }
+        let origin = Origin { file: Arc::clone(&at.instruction.file), span: at.instruction.span };
+        self.foreign.push(ForeignRun { platform: platform.clone(), origin });
     }
 
     /// The files of a bind mount: a vertex and the path in it.

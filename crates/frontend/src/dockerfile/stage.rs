@@ -13,7 +13,7 @@ use wbuild_report::{Diagnostic, SourceFile, Span, VertexId};
 use wbuild_tree::EntryPath;
 
 use super::context::{self, NamedContext};
-use super::{DockerfileInput, config};
+use super::{DockerfileInput, ForeignRun, config};
 use crate::{HistoryRow, lower};
 
 /// A stage that was lowered, as it is after its last instruction so far.
@@ -88,6 +88,8 @@ pub(super) struct Lowering<'a> {
     pub(super) missing: Vec<ImageRef>,
     /// The steps of each stage.
     pub(super) steps: BTreeMap<String, Vec<VertexId>>,
+    /// The first RUN of each other platform.
+    pub(super) foreign: Vec<ForeignRun>,
     /// Stages that a trigger uses, and that nothing had asked for.
     pub(super) unreached: BTreeSet<usize>,
     scratch: Option<VertexId>,
@@ -127,6 +129,7 @@ impl<'a> Lowering<'a> {
             errors: Vec::new(),
             missing: Vec::new(),
             steps: BTreeMap::new(),
+            foreign: Vec::new(),
             unreached: BTreeSet::new(),
             scratch: None,
             images: Vec::new(),

@@ -3,8 +3,10 @@
 use std::error::Error;
 
 use wbuild_dockerfile::Dockerfile;
-use wbuild_engine::EngineError;
+use wbuild_engine::{Engine, EngineError};
+use wbuild_frontend::ForeignRun;
 use wbuild_graph::{Graph, ImageRef, Origin};
+use wbuild_oci::Platform;
 use wbuild_report::{Diagnostic, Hint};
 use wbuild_solver::SolveError;
 
@@ -18,6 +20,31 @@ pub(super) fn of_image(dockerfile: &Dockerfile, image: &ImageRef, error: &Engine
         diagnostic = diagnostic.at(stage.base.span, "");
     }
     error.hints().into_iter().fold(diagnostic, Diagnostic::hint)
+}
+
+/// RUN steps whose programs this machine cannot run, which is known before anything is built.
+pub(super) fn of_foreign(runs: &[ForeignRun], engine: &Engine) -> Result<(), Failure> {
+    let mut found = Vec::new();
+    for ForeignRun { platform, origin } in runs {
+        if engine.runs(platform)? {
+            continue;
+        }
+        let host = Platform::host();
+        let message = format!("this machine is {host} and cannot run the programs of {platform}");
+        let mut diagnostic = Diagnostic::error(&origin.file, message).at(origin.span, "");
+        if platform.os == host.os {
+            let architecture = &platform.architecture;
+            diagnostic = diagnostic.hint(format!(
+                "install an emulator: `docker run --privileged --rm tonistiigi/binfmt --install {architecture}`, or the \
+                 package `qemu-user-binfmt` (`qemu-user-static` on older systems)"
+            ));
+        }
+        found.push(diagnostic.hint(
+            "let the step run on this machine, in a stage that begins with `FROM --platform=$BUILDPLATFORM`, and \
+             copy from there",
+        ));
+    }
+    if found.is_empty() { Ok(()) } else { Err(Failure::Diagnostics(found)) }
 }
 
 /// Why a graph could not be solved, at the instruction it is about. `likely_causes` is asked when a step failed there.

@@ -81,6 +81,7 @@ pub(crate) fn run(args: &BuildArgs, session: &Session) -> Result<(), Failure> {
         Called::Targets => return call::targets(&dockerfile, &input.settings, args.call.json),
     }
     let (build, images) = lower(&input, &engine).map_err(Failure::Diagnostics)?;
+    failure::of_foreign(&build.foreign, &engine)?;
     let build_arg = build.global.source_date_epoch();
     let sources = Sources { build_arg, of_context: opened.date, may_keep: true };
     let created = created(&args.timestamp, session, &sources)?;
