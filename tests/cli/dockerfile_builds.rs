@@ -3,10 +3,12 @@
 use std::fs;
 use std::process::Stdio;
 
-use crate::context::{TestContext, bases};
+use insta::assert_snapshot;
+
+use crate::context::{Output, TestContext, bases};
 use crate::layout::Layout;
 
-fn build(context: &TestContext, args: &[&str]) -> crate::context::Output {
+fn build(context: &TestContext, args: &[&str]) -> Output {
     let mut all: Vec<String> = ["build", "--progress", "plain"].map(str::to_owned).to_vec();
     all.extend(context.base_images());
     all.extend(args.iter().map(|arg| (*arg).to_owned()));
@@ -112,4 +114,83 @@ fn its_own_log_is_no_part_of_the_context() {
     assert!(status.success(), "{}", context.read("build.log"));
     let files: Vec<String> = Layout::open(&context.folder().join("out")).files().into_keys().collect();
     assert_eq!(files, ["Dockerfile", "a"]);
+}
+
+/// A tar on standard input.
+fn with_stdin(context: &TestContext, args: &[&str], archive: &[u8]) -> Output {
+    let file = context.folder().join("stdin.tar");
+    fs::write(&file, archive).unwrap();
+    let mut command = context.command(args);
+    let output = command.stdin(fs::File::open(&file).unwrap()).output().unwrap();
+    context.output(output.status, &output.stdout, &output.stderr)
+}
+
+fn archive(entries: &[(&str, tar::EntryType, &str)]) -> Vec<u8> {
+    let mut archive = tar::Builder::new(Vec::new());
+    for (path, kind, text) in entries {
+        let mut header = tar::Header::new_ustar();
+        header.set_entry_type(*kind);
+        header.set_mode(0o644);
+        let data = if *kind == tar::EntryType::Regular { text.as_bytes() } else { &[] };
+        header.set_size(data.len() as u64);
+        match kind {
+            tar::EntryType::Symlink => header.set_link_name(text).unwrap(),
+            tar::EntryType::Char | tar::EntryType::Block => {
+                header.set_device_major(1).unwrap();
+                header.set_device_minor(3).unwrap();
+            }
+            _ => {}
+        }
+        archive.append_data(&mut header, path, data).unwrap();
+    }
+    archive.into_inner().unwrap()
+}
+
+/// Where wbuild unpacks archives is nobody's business.
+#[test]
+fn what_is_wrong_with_an_archive_is_said_of_the_archive() {
+    use tar::EntryType::{Directory, Regular, Symlink};
+    let context = TestContext::empty();
+    let other = [("a", Regular, "A"), ("folder", Directory, "")];
+    let mut shown = String::new();
+    for (args, entries) in [
+        (&["build", "-"][..], &other[..]),
+        (&["build", "-f", "docker/File", "-"], &other),
+        (&["build", "-f", "folder", "-"], &other),
+        (&["build", "-"], &[("Dockerfile", Symlink, "/etc/passwd")]),
+        (&["build", "-"], &[("Dockerfile", Symlink, "Dockerfile")]),
+        (&["build", "-"], &[("Dockerfile", Regular, "FROM scratch\nCOPY missing /\n")]),
+        (
+            &["build", "-"],
+            &[("Dockerfile", Regular, "FROM scratch\nCOPY loop /\n"), ("loop", Symlink, "loop")],
+        ),
+    ] {
+        let answer = with_stdin(&context, args, &archive(entries));
+        assert!(answer.code != 0 && !answer.stderr.contains("/state/"), "{answer}");
+        let lines =
+            answer.stderr.lines().filter(|line| !line.starts_with("failed ") && !line.starts_with('#'));
+        shown.push_str(&lines.collect::<Vec<_>>().join("\n"));
+        shown.push('\n');
+    }
+    assert_snapshot!(shown);
+}
+
+#[test]
+fn devices_of_an_archive_are_named() {
+    use tar::EntryType::{Block, Char, Fifo, Regular};
+    let context = TestContext::empty();
+    let entries = [
+        ("Dockerfile", Regular, "FROM scratch\nCOPY . /\n"),
+        ("dev/null", Char, ""),
+        ("dev/disk", Block, ""),
+        ("fifo", Fifo, ""),
+    ];
+    let args = ["build", "--progress", "plain", "-o", "type=oci,dest=../out,tar=false", "-"];
+    let built = with_stdin(&context, &args, &archive(&entries));
+    assert_eq!(built.code, 0, "{built}");
+    let said =
+        "left out of the build context: devices of the archive on standard input: `dev/null`, `dev/disk`";
+    assert!(built.stderr.contains(said), "{built}");
+    let files: Vec<String> = Layout::open(&context.folder().join("out")).files().into_keys().collect();
+    assert_eq!(files, ["Dockerfile", "dev", "fifo"]);
 }

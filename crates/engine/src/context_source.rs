@@ -2,6 +2,7 @@
 //! input or by HTTP unpacked; repositories checked out. The folders lie in this process's part of the state directory and
 //! are gone with it.
 
+use std::fmt;
 use std::fs;
 use std::io::{self, Read};
 use std::os::fd::AsFd;
@@ -14,6 +15,7 @@ use wbuild_layer::{LayerError, Limits, Owners, read_archive, unpack_archive};
 use wbuild_remote::{GitRemote, HttpUrl};
 use wbuild_report::{EventSink, Hint};
 use wbuild_solver::Cancellation;
+use wbuild_tree::EntryPath;
 
 use crate::error::EngineError;
 use crate::remote::{Following, RemoteError};
@@ -102,6 +104,23 @@ pub struct OpenedContext {
     /// What `SOURCE_DATE_EPOCH=context` means, in seconds since the epoch: the time of the commit, what the server says of
     /// the file, or the newest time in the archive. Nothing for folders.
     pub date: Option<i64>,
+    /// Devices of an archive, which are not in the folder.
+    pub without_devices: Vec<EntryPath>,
+}
+
+/// As a person knows it, without secrets.
+impl fmt::Display for ContextPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Folder(folder) => write!(f, "the folder `{}`", folder.display()),
+            Self::Stdin => f.write_str("the archive on standard input"),
+            Self::Http(url) => write!(f, "`{url}`"),
+            Self::Git(checkout) => match GitRemote::parse(&checkout.remote) {
+                Ok(remote) => write!(f, "the repository `{remote}`"),
+                Err(_) => f.write_str("the repository"),
+            },
+        }
+    }
 }
 
 impl ContextPlace {
@@ -174,6 +193,7 @@ impl Engine {
                 apply_ignore_file: true,
                 dockerfile_text: None,
                 date: None,
+                without_devices: Vec::new(),
             }),
             ContextPlace::Stdin => self.unpack_context(stdin, "standard input"),
             ContextPlace::Http(url) => {
@@ -198,6 +218,7 @@ impl Engine {
                     apply_ignore_file: false,
                     dockerfile_text: None,
                     date: Some(checked_out.time),
+                    without_devices: Vec::new(),
                 })
             }
         }
@@ -218,13 +239,19 @@ impl Engine {
             unpack_archive(archive, folder.as_fd(), Owners::Skip)
         });
         let read = |source| ContextPlaceError::Read { from: from.to_owned(), source };
-        let mut opened = OpenedContext { root, apply_ignore_file: false, dockerfile_text: None, date: None };
+        let mut opened = OpenedContext {
+            root,
+            apply_ignore_file: false,
+            dockerfile_text: None,
+            date: None,
+            without_devices: Vec::new(),
+        };
         match unpacked.map_err(read)? {
             Some(unpacked) => {
-                opened.date = unpacked
-                    .map_err(|source| ContextPlaceError::Archive { from: from.to_owned(), source })?
-                    .newest
-                    .map(|newest| newest.seconds);
+                let unpacked = unpacked
+                    .map_err(|source| ContextPlaceError::Archive { from: from.to_owned(), source })?;
+                opened.date = unpacked.newest.map(|newest| newest.seconds);
+                opened.without_devices = unpacked.without_devices;
             }
             None => {
                 let mut text = source.kept;

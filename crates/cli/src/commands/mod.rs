@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use wbuild_context::IgnoreFileError;
 use wbuild_engine::{LeftOut, OpenWorkspace, find_workspace};
 use wbuild_report::{Diagnostic, Hint};
+use wbuild_tree::EntryPath;
 
 use crate::args::AppArgs;
 use crate::exit;
@@ -222,10 +223,14 @@ pub(crate) fn known_app<'a>(
 
 /// The first of the paths that were left out for one reason.
 pub(crate) fn examples(out: &LeftOut) -> String {
-    let mut paths: Vec<String> =
-        out.examples.iter().map(|path| format!("`{}`", escape_bytes(path.as_bytes()))).collect();
-    if out.count > paths.len() {
-        paths.push(format!("and {} more", out.count - paths.len()));
+    listed(out.examples.iter(), out.count)
+}
+
+/// Some of `count` paths.
+fn listed<'a>(named: impl Iterator<Item = &'a EntryPath>, count: usize) -> String {
+    let mut paths: Vec<String> = named.map(|path| format!("`{}`", escape_bytes(path.as_bytes()))).collect();
+    if count > paths.len() {
+        paths.push(format!("and {} more", count - paths.len()));
     }
     paths.join(", ")
 }

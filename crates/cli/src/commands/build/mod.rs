@@ -20,7 +20,7 @@ use wbuild_frontend::{DockerfileBuild, DockerfileInput, Lowered, lower_dockerfil
 use wbuild_graph::{ImageRef, Origin};
 use wbuild_layer::Times;
 use wbuild_oci::{Digest, ImageConfig, Platform};
-use wbuild_report::Diagnostic;
+use wbuild_report::{Diagnostic, Warning};
 
 use super::attest::{Attestor, BuildFacts, DOCKERFILE_BUILD, Requests};
 use super::outputs::{Bare, Delivery, DeliveryError, Outputs, finish, plain_export};
@@ -93,6 +93,9 @@ pub(crate) fn run(args: &BuildArgs, session: &Session) -> Result<(), Failure> {
     let notes = lint::warnings(&dockerfile, &build, &images, &opened)?;
     for diagnostic in diagnostics.iter().chain(&notes) {
         progress.note(render_diagnostics(std::slice::from_ref(diagnostic), &terminal.theme()));
+    }
+    for Warning { message, hints } in &opened.warnings {
+        progress.sink().warn(None, message.clone(), hints.clone());
     }
     let engine = Arc::new(engine);
     let solve = SolveOptions {

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 
 use wbuild_context::{IgnoreRules, ListOptions, Policy};
 use wbuild_dockerfile::{MAX_DOCKERFILE_BYTES, Source};
-use wbuild_engine::{ContextPlace, Engine, EngineError, OpenedContext};
-use wbuild_report::{EventSink, Hint};
+use wbuild_engine::{ContextPlace, Engine, EngineError, LeftOut, OpenedContext};
+use wbuild_report::{EventSink, Hint, Warning};
 
 use super::contexts::Contexts;
 use crate::args::DockerfileArgs;
-use crate::commands::{Failure, Session};
+use crate::commands::{Failure, Session, listed};
 
 /// What a build reads.
 #[derive(Debug)]
@@ -25,13 +25,16 @@ pub(super) struct Opened {
     pub(super) date: Option<i64>,
     /// Where the main context is.
     pub(super) place: ContextPlace,
+    /// What of the contexts is not in the build.
+    pub(super) warnings: Vec<Warning>,
 }
 
 /// A Dockerfile that cannot be read.
 #[derive(Debug, thiserror::Error)]
-#[error("failed to read the Dockerfile `{}`", path.display())]
+#[error("failed to read the Dockerfile {shown}")]
 struct DockerfileError {
-    path: PathBuf,
+    /// As a person knows it: where the files of a context lie that came from elsewhere is nobody's business.
+    shown: String,
     #[source]
     source: std::io::Error,
 }
@@ -89,6 +92,8 @@ pub(super) fn open(
         (Some(text), None) => (decode("Dockerfile", text.clone())?, None),
         _ => dockerfile(args, &place, &context.root)?,
     };
+    let mut warnings = Vec::new();
+    warnings.extend(without_devices(&context, &place));
     let load = |context: &OpenedContext, dockerfile: Option<&Path>| -> Result<IgnoreRules, Failure> {
         if !context.apply_ignore_file {
             return Ok(IgnoreRules::none());
@@ -104,6 +109,7 @@ pub(super) fn open(
     engine.add_context("", listed);
     for (name, place) in &contexts.files {
         let named = fetch(engine, place)?;
+        warnings.extend(without_devices(&named, place));
         let rules = load(&named, None)?;
         let listed = engine.list_context(&named.root, ListOptions::new(Policy::Dockerfile, rules))?;
         engine.add_context(name, listed);
@@ -112,7 +118,18 @@ pub(super) fn open(
         ContextPlace::Folder(folder) => std::fs::canonicalize(folder).unwrap_or_else(|_| folder.clone()),
         _ => PathBuf::from(&args.context),
     };
-    Ok(Opened { source, project: project.display().to_string(), rules, date: context.date, place })
+    Ok(Opened { source, project: project.display().to_string(), rules, date: context.date, place, warnings })
+}
+
+/// The devices that an archive has and the build does not.
+fn without_devices(context: &OpenedContext, place: &ContextPlace) -> Option<Warning> {
+    let count = context.without_devices.len();
+    let named = context.without_devices.iter().take(LeftOut::EXAMPLES);
+    let paths = listed(named, count);
+    (count > 0).then(|| Warning {
+        message: format!("left out of the build context: devices of {place}: {paths}"),
+        hints: vec!["steps have the usual devices in /dev; leave these out of the archive".to_owned()],
+    })
 }
 
 /// Files of the context that standard output and standard error go to: `wbuild build . > build.log`.
@@ -135,8 +152,9 @@ fn dockerfile(
     let local = matches!(place, ContextPlace::Folder(_));
     let (name, path) = match args.file.as_deref() {
         Some("-") => {
-            let bytes = read(&mut std::io::stdin())
-                .map_err(|source| Failure::new(DockerfileError { path: "-".into(), source }))?;
+            let bytes = read(&mut std::io::stdin()).map_err(|source| {
+                Failure::new(DockerfileError { shown: "on standard input".to_owned(), source })
+            })?;
             return Ok((decode("Dockerfile", bytes)?, None));
         }
         Some(given) if local => (given.to_owned(), PathBuf::from(given)),
@@ -151,7 +169,11 @@ fn dockerfile(
             }
         }
     };
-    let wrong = |source| Failure::new(DockerfileError { path: path.clone(), source });
+    let shown = match local {
+        true => format!("`{}`", path.display()),
+        false => format!("`{name}` of {place}"),
+    };
+    let wrong = |source| Failure::new(DockerfileError { shown: shown.clone(), source });
     let real = std::fs::canonicalize(&path).map_err(wrong)?;
     if !local && !std::fs::canonicalize(context).is_ok_and(|context| real.starts_with(context)) {
         return Err(wrong(std::io::Error::other("it leads out of the context")));
