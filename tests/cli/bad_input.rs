@@ -319,6 +319,14 @@ fn another_output() {
       |
       = hint: add the line `output: 'standalone',` to the configuration in `apps/web/next.config.js`
     ");
+    // Only the runner needs the server.
+    let Some(_) = bases() else { return };
+    for target in ["base", "deps", "builder"] {
+        let built = context.build(&["--target", target]);
+        built.digest();
+        let said = ["apps/web/next.config.js:4:3: the application does not build a standalone server"];
+        assert_eq!(built.warnings(), said, "{target}");
+    }
 }
 
 #[test]

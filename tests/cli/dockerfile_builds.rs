@@ -194,3 +194,31 @@ fn devices_of_an_archive_are_named() {
     let files: Vec<String> = Layout::open(&context.folder().join("out")).files().into_keys().collect();
     assert_eq!(files, ["Dockerfile", "dev", "fifo"]);
 }
+
+/// As buildx: a build argument, else the variable, else a default in the Dockerfile.
+#[test]
+fn the_time_of_an_image() {
+    let dockerfile =
+        "ARG SOURCE_DATE_EPOCH=300\nFROM scratch\nARG SOURCE_DATE_EPOCH\nLABEL epoch=$SOURCE_DATE_EPOCH\n";
+    for (variable, args, created) in [
+        (None, &[][..], "1970-01-01T00:05:00Z"),
+        (Some("100"), &[], "1970-01-01T00:01:40Z"),
+        (Some("100"), &["--build-arg", "SOURCE_DATE_EPOCH=200"], "1970-01-01T00:03:20Z"),
+        (Some("100"), &["--build-arg", "SOURCE_DATE_EPOCH="], "1970-01-01T00:00:01Z"),
+        (Some(""), &[], "1970-01-01T00:05:00Z"),
+    ] {
+        let mut context = TestContext::empty();
+        if let Some(value) = variable {
+            context = context.env("SOURCE_DATE_EPOCH", value);
+        }
+        context.write("Dockerfile", dockerfile);
+        let all = [args, &["-o", "type=oci,dest=../out,tar=false", "."]].concat();
+        let built = build(&context, &all);
+        assert_eq!(built.code, 0, "{built}");
+        let config = Layout::open(&context.folder().join("out")).config();
+        assert_eq!(config["created"], created, "{variable:?} {args:?}");
+        if variable == Some("100") && args.is_empty() {
+            assert_eq!(config["config"]["Labels"]["epoch"], "100", "a stage can declare it");
+        }
+    }
+}

@@ -252,6 +252,12 @@ fn plan(
     platform: &Platform,
 ) -> Result<Planned, Failure> {
     let project = workspace.project(spec, platform)?;
+    // Before images are asked for: the most likely target is the one that cannot be.
+    let not_standalone = project.app.next.as_ref().and_then(|next| next.not_standalone.clone());
+    if let Some(error) = not_standalone.filter(|_| args.target.as_deref().is_none_or(|name| name == "runner"))
+    {
+        return Err(Failure::Diagnostics(vec![error]));
+    }
     let needs = needs(spec);
     let mut facts = Facts::default();
     for reference in &needs.images {

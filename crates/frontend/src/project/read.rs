@@ -6,8 +6,8 @@ use wbuild_oci::Platform;
 use wbuild_report::{Diagnostic, Hint as _, Severity, nearest};
 use wbuild_tree::EntryPath;
 use wbuild_workspace::{
-    Closure, Content, EnvNames, Files, GitIgnores, InstallPlan, Manifest, NextFacts, Npmrc, NpmrcKind,
-    RelPath, TaskGraph, TurboConfigs, Workspace, WorkspaceError, check_frozen, tsconfig_chain,
+    Closure, Content, EnvNames, Files, Finding, GitIgnores, InstallPlan, Manifest, NextFacts, Npmrc,
+    NpmrcKind, RelPath, TaskGraph, TurboConfigs, Workspace, WorkspaceError, check_frozen, tsconfig_chain,
 };
 
 use super::{
@@ -173,10 +173,20 @@ impl<'a> Reader<'a> {
         facts: NextFacts,
         warnings: &mut Vec<Diagnostic>,
     ) -> Result<Next, WorkspaceError> {
-        if facts.diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error) {
-            return Err(WorkspaceError::Invalid(facts.diagnostics));
-        }
-        warnings.extend(facts.diagnostics);
+        let is_error = |diagnostic: &&Diagnostic| diagnostic.severity == Severity::Error;
+        let errors = facts.diagnostics.iter().filter(is_error).count();
+        let not_standalone = match facts.standalone {
+            // Said once. Only the runner needs the server: the other stages have what they have without it.
+            Finding::No if errors == 1 => facts.diagnostics.iter().find(is_error).cloned(),
+            _ if errors > 0 => return Err(WorkspaceError::Invalid(facts.diagnostics)),
+            _ => None,
+        };
+        warnings.extend(
+            facts
+                .diagnostics
+                .into_iter()
+                .map(|diagnostic| Diagnostic { severity: Severity::Warning, ..diagnostic }),
+        );
         let public = app.dir.join("public").map(|dir| {
             // Served as it is, whatever git thinks of it.
             self.below(&dir).iter().copied().map(entry).collect()
@@ -186,6 +196,7 @@ impl<'a> Reader<'a> {
             dist: entry(&facts.dist),
             public: public.unwrap_or_default(),
             server: entry(&app.dir),
+            not_standalone,
         })
     }
 

@@ -81,9 +81,12 @@ pub(crate) fn run(args: &BuildArgs, session: &Session) -> Result<(), Failure> {
         Called::Targets => return call::targets(&dockerfile, &input.settings, args.call.json),
     }
     let (build, images) = lower(&input, &engine).map_err(Failure::Diagnostics)?;
-    failure::of_foreign(&build.foreign, &engine)?;
+    // A shared cache may have what a machine of that platform has built.
+    if args.sharing.cache_from.is_empty() {
+        failure::of_foreign(&build.foreign, &engine)?;
+    }
     let build_arg = build.global.source_date_epoch();
-    let sources = Sources { build_arg, of_context: opened.date, may_keep: true };
+    let sources = Sources { build_arg, of_context: opened.date, named: Some(&opened.dates), may_keep: true };
     let created = created(&args.timestamp, session, &sources)?;
     let mode = args.progress.mode();
 
@@ -235,8 +238,14 @@ fn read(source: &Source) -> Result<Parsed, Failure> {
 }
 
 fn settings(args: &DockerfileArgs, platform: Platform, session: &Session) -> Result<Settings, Failure> {
+    let mut build_args = build_args(&args.build_args, session)?;
+    // As buildx has it: the variable is a build argument where none is given, so that steps can declare it, too, and a
+    // default in the Dockerfile does not count.
+    if let Some(epoch) = (session.variable)("SOURCE_DATE_EPOCH").filter(|value| !value.is_empty()) {
+        build_args.entry("SOURCE_DATE_EPOCH".to_owned()).or_insert(epoch);
+    }
     Ok(Settings {
-        build_args: build_args(&args.build_args, session)?,
+        build_args,
         target: args.target.clone(),
         build_platform: Platform::host(),
         target_platform: platform,

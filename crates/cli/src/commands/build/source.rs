@@ -1,5 +1,6 @@
 //! Where the Dockerfile and the contexts come from.
 
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -23,6 +24,8 @@ pub(super) struct Opened {
     pub(super) rules: IgnoreRules,
     /// What `SOURCE_DATE_EPOCH=context` means.
     pub(super) date: Option<i64>,
+    /// What the names of other contexts mean there.
+    pub(super) dates: BTreeMap<String, Option<i64>>,
     /// Where the main context is.
     pub(super) place: ContextPlace,
     /// What of the contexts is not in the build.
@@ -93,6 +96,7 @@ pub(super) fn open(
         _ => dockerfile(args, &place, &context.root)?,
     };
     let mut warnings = Vec::new();
+    let mut dates = BTreeMap::new();
     warnings.extend(without_devices(&context, &place));
     let load = |context: &OpenedContext, dockerfile: Option<&Path>| -> Result<IgnoreRules, Failure> {
         if !context.apply_ignore_file {
@@ -110,6 +114,7 @@ pub(super) fn open(
     for (name, place) in &contexts.files {
         let named = fetch(engine, place)?;
         warnings.extend(without_devices(&named, place));
+        dates.insert(name.clone(), named.date);
         let rules = load(&named, None)?;
         let listed = engine.list_context(&named.root, ListOptions::new(Policy::Dockerfile, rules))?;
         engine.add_context(name, listed);
@@ -118,7 +123,15 @@ pub(super) fn open(
         ContextPlace::Folder(folder) => std::fs::canonicalize(folder).unwrap_or_else(|_| folder.clone()),
         _ => PathBuf::from(&args.context),
     };
-    Ok(Opened { source, project: project.display().to_string(), rules, date: context.date, place, warnings })
+    Ok(Opened {
+        source,
+        project: project.display().to_string(),
+        rules,
+        date: context.date,
+        dates,
+        place,
+        warnings,
+    })
 }
 
 /// The devices that an archive has and the build does not.
