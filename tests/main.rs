@@ -24,6 +24,7 @@ mod cli {
     mod secrecy;
     mod sharing;
     mod sharing_servers;
+    mod sharing_turbo;
     mod usage;
 }
 mod context;
