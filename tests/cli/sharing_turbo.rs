@@ -174,3 +174,59 @@ fn turborepo_remote_cache_is_a_cache() {
     let api = format!("http://127.0.0.1:{}", server.port);
     round_trip("type=turbo", "type=turbo", &variables(&api));
 }
+
+/// A client as small as the alpine base has one.
+const CLIENT: &str = r#"FROM alpine:3.23
+COPY page.txt /
+RUN host=${TURBO_API#http://}; \
+    get() { wget -q -O - --header "Authorization: Bearer $1" "$TURBO_API/v8/artifacts/$2?slug=$TURBO_TEAM"; }; \
+    get "$TURBO_TOKEN" 0123456789abcdef > /found || echo a miss; \
+    get wrong 0123456789abcdef || echo refused; \
+    printf 'PUT /v8/artifacts/0123456789abcdef?slug=%s HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nContent-Length: 8\r\n\r\nartifact' "$TURBO_TEAM" "$TURBO_TOKEN" | nc ${host%:*} ${host#*:} | head -n 1; \
+    get "$TURBO_TOKEN" 0123456789abcdef; echo; cp page.txt /found
+"#;
+
+fn client(page: &str) -> TestContext {
+    let context = TestContext::empty();
+    context.write("Dockerfile", CLIENT);
+    context.write("page.txt", page);
+    context
+}
+
+#[test]
+fn turbo_in_a_step_finds_the_store_as_its_remote_cache() {
+    let Some(_) = bases() else { return };
+    let context = client("one");
+    let first = build(&context, &["--turbo-cache"]);
+    let log = first.log();
+    assert!(log.contains("a miss\n") && log.contains("refused\n"), "{log}");
+    assert!(log.contains("202 Accepted") && log.ends_with("artifact\n"), "{log}");
+    // The next build's step finds it; another project's does not.
+    context.write("page.txt", "two");
+    assert!(!build(&context, &["--turbo-cache"]).log().contains("a miss\n"));
+    context.write("page.txt", "three");
+    assert!(build(&context, &["--turbo-cache=docs"]).log().contains("a miss\n"));
+    // It is in no key and no layer: a build without it finds the step, and makes the same image.
+    context.write("page.txt", "one");
+    let without = build(&context, &[]);
+    assert_eq!((without.digest(), without.steps("built").len()), (first.digest(), 0));
+    assert_eq!(context.run(&["cache", "verify"]).code, 0);
+}
+
+#[test]
+fn without_the_flag_or_a_network_or_with_a_cache_of_its_own_a_step_gets_nothing() {
+    let Some(_) = bases() else { return };
+    let said = |run: &str, args: &[&str]| {
+        let context = TestContext::empty();
+        context.write("Dockerfile", &format!("FROM alpine:3.23\n{run} env | grep ^TURBO_ || echo none\n"));
+        let built = build(&context, args);
+        (built.log(), built.warnings().len())
+    };
+    assert_eq!(said("RUN", &[]), ("none\n".to_owned(), 0));
+    assert_eq!(said("RUN", &["--turbo-cache", "--network", "none"]), ("none\n".to_owned(), 1));
+    assert_eq!(said("RUN --network=none", &["--turbo-cache"]), ("none\n".to_owned(), 1));
+    let own = said("ENV TURBO_API=http://own.example\nRUN", &["--turbo-cache"]);
+    assert_eq!(own, ("TURBO_API=http://own.example\n".to_owned(), 0));
+    let output = client("one").run(&["build", "--turbo-cache=a/b", "."]);
+    assert!(output.code == 2 && output.stderr.contains("--turbo-cache=web"), "{output}");
+}
