@@ -14,7 +14,7 @@ use super::sharing::{STEPS, build, dockerfile};
 use crate::context::{TestContext, bases, skip};
 
 /// What a server keeps, by path.
-type Kept = Arc<Mutex<BTreeMap<String, Vec<u8>>>>;
+pub(super) type Kept = Arc<Mutex<BTreeMap<String, Vec<u8>>>>;
 
 /// `bytes=A-B` of a range.
 fn range(seen: &Seen) -> Option<(usize, usize)> {
@@ -23,7 +23,7 @@ fn range(seen: &Seen) -> Option<(usize, usize)> {
 }
 
 /// Keeps what is put, and gives it back, as any web server that takes PUT.
-fn keep(kept: &Kept, seen: &Seen) -> Reply {
+pub(super) fn keep(kept: &Kept, seen: &Seen) -> Reply {
     let mut kept = kept.lock().unwrap();
     match seen.method.as_str() {
         "PUT" => {
@@ -52,7 +52,7 @@ fn bytes_of(reply: &Reply) -> Vec<u8> {
 }
 
 /// One machine fills the cache, another one that has nothing takes everything from it, and a third one builds on it.
-fn round_trip(to: &str, from: &str, env: &[(&str, &str)]) {
+pub(super) fn round_trip(to: &str, from: &str, env: &[(&str, &str)]) {
     let machine = |page: &str| {
         env.iter().fold(dockerfile(page), |context: TestContext, (name, value)| context.env(name, value))
     };

@@ -29,8 +29,8 @@ const UPLOADS: usize = 2;
 pub struct ExportOptions {
     /// Records are signed with it, if it is given.
     pub signature: Option<Signature>,
-    /// A pack is closed when it holds so many bytes.
-    pub pack: u64,
+    /// A pack is closed when it holds so many bytes, or as many as the place wants.
+    pub pack: Option<u64>,
     /// Records that were not used for so many days are left out.
     pub keep_days: u32,
     /// After the build it has this long.
@@ -38,9 +38,9 @@ pub struct ExportOptions {
 }
 
 impl Default for ExportOptions {
-    /// 64 MiB, 30 days, ten minutes.
+    /// As the place wants, 30 days, ten minutes.
     fn default() -> Self {
-        Self { signature: None, pack: 64 << 20, keep_days: 30, patience: Duration::from_secs(600) }
+        Self { signature: None, pack: None, keep_days: 30, patience: Duration::from_secs(600) }
     }
 }
 
@@ -387,7 +387,7 @@ impl Export {
     fn added(&mut self, name: (ObjectKind, Digest)) -> Result<Place, CacheError> {
         let place = Place::Own(self.packs);
         self.known().insert(name, place);
-        let limit = self.options.pack;
+        let limit = self.options.pack.unwrap_or_else(|| self.target.backend.pack());
         if self.writer.as_ref().is_some_and(|writer| writer.size() >= limit) {
             self.close_pack()?;
         }

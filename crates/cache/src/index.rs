@@ -146,6 +146,11 @@ impl Index {
         Ok([MAGIC, Digest::of(&packed).hex().as_bytes(), b"\n", &packed].concat())
     }
 
+    /// Whether bytes begin as those of an index do.
+    pub(crate) fn is_one(bytes: &[u8]) -> bool {
+        bytes.starts_with(MAGIC)
+    }
+
     /// Reads what a backend kept.
     ///
     /// # Errors

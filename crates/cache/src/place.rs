@@ -8,7 +8,7 @@ use std::sync::Arc;
 use wbuild_remote::HttpUrl;
 use wbuild_report::{Hint, nearest};
 
-use crate::backend::{Backend, HttpBackend, LocalBackend, Network};
+use crate::backend::{Backend, HttpBackend, LocalBackend, Network, TurboBackend, TurboTeam};
 
 /// Which of the two flags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +56,7 @@ pub struct Place {
 enum PlaceKind {
     Local(PathBuf),
     Http { url: HttpUrl, token: Option<Secret> },
+    Turbo { url: HttpUrl, token: Option<Secret>, team: TurboTeam },
 }
 
 /// Shown nowhere.
@@ -107,14 +108,18 @@ struct KindOf {
     read: fn(&mut Fields, Variables<'_>) -> Result<PlaceKind, PlaceError>,
 }
 
-const KINDS: [KindOf; 2] = [
+const KINDS: [KindOf; 3] = [
     KindOf {
         name: "local",
         example: "--cache-to type=local,dest=FOLDER or --cache-from type=local,src=FOLDER",
         read: local,
     },
     KindOf { name: "http", example: "type=http,url=https://cache.example/wbuild", read: http },
+    KindOf { name: "turbo", example: "type=turbo,url=https://turbo.example,team=NAME", read: turbo },
 ];
+
+/// Where Turborepo's own cache is.
+const TURBO_API: &str = "https://vercel.com/api";
 
 fn local(fields: &mut Fields, _: Variables<'_>) -> Result<PlaceKind, PlaceError> {
     let name = match fields.role {
@@ -130,6 +135,25 @@ fn http(fields: &mut Fields, variable: Variables<'_>) -> Result<PlaceKind, Place
     let token =
         fields.take("token").or_else(|| variable("WBUILD_CACHE_TOKEN").filter(|token| !token.is_empty()));
     Ok(PlaceKind::Http { url, token: token.map(Secret) })
+}
+
+/// What is not given comes from the variables that `turbo` itself reads, and from those of Vercel's builds.
+fn turbo(fields: &mut Fields, variable: Variables<'_>) -> Result<PlaceKind, PlaceError> {
+    let said =
+        |names: &[&str]| names.iter().find_map(|name| variable(name).filter(|value| !value.is_empty()));
+    let url = fields.take("url").or_else(|| said(&["TURBO_API"])).unwrap_or_else(|| TURBO_API.to_owned());
+    let url = fields.url(&url)?;
+    let token = fields.take("token").or_else(|| said(&["TURBO_TOKEN", "VERCEL_ARTIFACTS_TOKEN"]));
+    if token.is_none() && url.authorization().is_none() {
+        return Err(
+            fields.error_with("there is no token".to_owned(), "set TURBO_TOKEN, or give token=".to_owned())
+        );
+    }
+    let team = TurboTeam {
+        id: fields.take("teamid").or_else(|| said(&["TURBO_TEAMID", "VERCEL_ARTIFACTS_OWNER"])),
+        slug: fields.take("team").or_else(|| said(&["TURBO_TEAM"])),
+    };
+    Ok(PlaceKind::Turbo { url, token: token.map(Secret), team })
 }
 
 impl Place {
@@ -163,6 +187,10 @@ impl Place {
             PlaceKind::Local(folder) => Arc::new(LocalBackend::new(folder.clone())),
             PlaceKind::Http { url, token } => {
                 Arc::new(HttpBackend::new(url.clone(), token.as_ref().map(|token| token.0.as_str()), network))
+            }
+            PlaceKind::Turbo { url, token, team } => {
+                let token = token.as_ref().map(|token| token.0.as_str());
+                Arc::new(TurboBackend::new(url.clone(), token, team, network))
             }
         }
     }
@@ -271,6 +299,22 @@ mod tests {
         let place =
             Place::parse(Role::Export, "type=http,url=http://me:s3cret@h/", &|_| Some("s3cret".into()));
         assert!(!format!("{place:?}").contains("s3cret"));
+    }
+
+    #[test]
+    fn turbo_reads_the_variables_of_turbo() {
+        let variable = |name: &str| match name {
+            "TURBO_API" => Some("http://cache.example/".to_owned()),
+            "TURBO_TOKEN" => Some("s3cret".to_owned()),
+            "TURBO_TEAM" => Some("web".to_owned()),
+            _ => None,
+        };
+        let place = Place::parse(Role::Import, "type=turbo", &variable).unwrap();
+        assert_eq!(place.connect(&Network::default()).place(), "http://cache.example/");
+        assert!(!format!("{place:?}").contains("s3cret"));
+        let (error, hints) = refused("type=turbo");
+        assert!(error.ends_with("there is no token"), "{error}");
+        assert_eq!(hints, ["set TURBO_TOKEN, or give token="]);
     }
 
     #[test]

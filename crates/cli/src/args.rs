@@ -359,6 +359,10 @@ pub(crate) struct BuildArgs {
     #[command(flatten)]
     pub(crate) sharing: SharingArgs,
 
+    /// Let `turbo` in steps find its remote cache: artifacts in the state directory, under a name for each project
+    #[arg(long, value_name = "NAME", num_args = 0..=1, require_equals = true, default_missing_value = "wbuild")]
+    pub(crate) turbo_cache: Option<String>,
+
     /// Reuse nothing
     #[arg(long)]
     pub(crate) no_cache: bool,

@@ -3,7 +3,7 @@
 //!
 //! - `describe`: what enters which key.
 //! - `files`, `native`: operations on trees; they run nothing. `inputs` is what they take files from.
-//! - `step`, `caches`, `secrets`, `trust`, `users`: one process in a root file system.
+//! - `step`, `caches`, `secrets`, `trust`, `turbo`, `users`: one process in a root file system.
 //! - `plan`: from a folder to a workspace, a spec and a project.
 //! - `faces`: both faces of deltas, and whether they still are what they were.
 //! - `verify`: reading everything that is stored.
@@ -48,6 +48,7 @@ mod step;
 #[cfg(test)]
 mod testing;
 mod trust;
+mod turbo;
 mod upkeep;
 mod users;
 mod verify;

@@ -92,6 +92,7 @@ impl Engine {
             remotes: Remotes::of_machine(variable),
             inspected: Inspected::default(),
             shared: Shared::default(),
+            turbo: None,
         })
     }
 

@@ -21,7 +21,7 @@ use wbuild_tree::EntryPath;
 use crate::caches::{CacheInUse, Seed, digest_of};
 use crate::error::{EngineError, StepFailure};
 use crate::secrets::Secrets;
-use crate::trust::{BUNDLE_TARGET, Trust};
+use crate::trust::BUNDLE_TARGET;
 use crate::users::ResolvedUser;
 use crate::worker::Engine;
 
@@ -120,7 +120,7 @@ impl Engine {
             exec.argv.iter().map(OsString::from),
         );
         step.mounts = mounts;
-        step.env = environment(exec, context, user, &self.secrets, &self.trust)?;
+        step.env = self.environment(exec, context, user)?;
         step.cwd = absolute(&exec.cwd);
         step.user = User { uid: user.uid, gid: user.gid, groups: user.groups.clone() };
         step.network = match exec.network {
@@ -175,6 +175,38 @@ impl Engine {
 }
 
 impl Engine {
+    /// The variables of a step's process.
+    fn environment(
+        &self,
+        exec: &Exec,
+        context: &RunContext<'_>,
+        user: &ResolvedUser,
+    ) -> Result<Vec<(OsString, OsString)>, EngineError> {
+        let mut variables: BTreeMap<String, OsString> = BTreeMap::new();
+        variables.insert("PATH".to_owned(), DEFAULT_PATH.into());
+        variables.insert("HOME".to_owned(), user.home.clone().into());
+        for (name, value) in self.trust.variables() {
+            variables.insert(name, value.into());
+        }
+        variables.extend(self.turbo_variables(exec));
+        let input_digest = &context.key.to_string()[..20];
+        for variable in &exec.env {
+            let value = variable.value.replace(INPUT_DIGEST, input_digest);
+            variables.insert(variable.name.clone(), value.into());
+        }
+        for secret in &exec.secret_env {
+            match self.secrets.get(&secret.id) {
+                Some(value) => {
+                    use std::os::unix::ffi::OsStringExt;
+                    variables.insert(secret.name.clone(), OsString::from_vec(value.to_vec()));
+                }
+                None if secret.required => return Err(EngineError::NoSecret { id: secret.id.clone() }),
+                None => {}
+            }
+        }
+        Ok(variables.into_iter().map(|(name, value)| (OsString::from(name), value)).collect())
+    }
+
     /// Said when a step failed: where it writes to may be full, and its own words about that are easily overlooked.
     fn full_disk(&self) -> Option<String> {
         let home = self.store.path();
@@ -252,37 +284,6 @@ pub(crate) fn shown(argv: &[String]) -> String {
         [shell, flag, _, name] if shell.ends_with("/sh") && flag == "-ec" => name.clone(),
         argv => argv.join(" "),
     }
-}
-
-fn environment(
-    exec: &Exec,
-    context: &RunContext<'_>,
-    user: &ResolvedUser,
-    secrets: &Secrets,
-    trust: &Trust,
-) -> Result<Vec<(OsString, OsString)>, EngineError> {
-    let mut variables: BTreeMap<String, OsString> = BTreeMap::new();
-    variables.insert("PATH".to_owned(), DEFAULT_PATH.into());
-    variables.insert("HOME".to_owned(), user.home.clone().into());
-    for (name, value) in trust.variables() {
-        variables.insert(name, value.into());
-    }
-    let input_digest = &context.key.to_string()[..20];
-    for variable in &exec.env {
-        let value = variable.value.replace(INPUT_DIGEST, input_digest);
-        variables.insert(variable.name.clone(), value.into());
-    }
-    for secret in &exec.secret_env {
-        match secrets.get(&secret.id) {
-            Some(value) => {
-                use std::os::unix::ffi::OsStringExt;
-                variables.insert(secret.name.clone(), OsString::from_vec(value.to_vec()));
-            }
-            None if secret.required => return Err(EngineError::NoSecret { id: secret.id.clone() }),
-            None => {}
-        }
-    }
-    Ok(variables.into_iter().map(|(name, value)| (OsString::from(name), value)).collect())
 }
 
 /// A step's output on its way to the log file and the listeners.

@@ -40,6 +40,7 @@ use crate::session::IsolationMode;
 use crate::sharing::Shared;
 use crate::step::{LogFolder, Ran};
 use crate::trust::Trust;
+use crate::turbo::TurboServer;
 use crate::users::{ResolvedUser, resolve_user};
 
 /// Why there is no record, where there was one.
@@ -72,6 +73,8 @@ pub struct Engine {
     pub(crate) inspected: Inspected,
     /// Remote caches.
     pub(crate) shared: Shared,
+    /// The remote cache that `turbo` in steps finds.
+    pub(crate) turbo: Option<TurboServer>,
 }
 
 impl Engine {

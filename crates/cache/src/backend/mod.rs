@@ -3,6 +3,8 @@
 mod action;
 mod http;
 mod local;
+mod slots;
+mod turbo;
 mod web;
 
 use std::fmt::Debug;
@@ -17,6 +19,7 @@ use crate::index::Index;
 
 pub use http::HttpBackend;
 pub use local::LocalBackend;
+pub use turbo::{TurboBackend, TurboTeam};
 pub use web::Network;
 
 /// A place that keeps contents by their digest and an index for each scope. Calls may block, and come from many threads. Each
@@ -66,7 +69,15 @@ pub trait Backend: Debug + Send + Sync {
     /// # Errors
     /// When it cannot be stored.
     fn put(&self, content: &Digest, size: u64, path: &Path) -> Result<(), CacheError>;
+
+    /// Bytes after which a pack for this place is closed.
+    fn pack(&self) -> u64 {
+        64 << 20
+    }
 }
+
+/// Bytes of a pack for places that give no parts of contents: what is not needed comes, too.
+pub(crate) const SMALL_PACK: u64 = 8 << 20;
 
 /// The name of a scope where names are digests: nobody's action or artifact has it.
 pub(crate) fn scope_name(scope: &str) -> Digest {

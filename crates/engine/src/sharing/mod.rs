@@ -77,6 +77,11 @@ impl Shared {
         }
     }
 
+    /// Where to say what is wrong with caches.
+    pub(crate) fn problems(&self) -> &Problems {
+        &self.problems
+    }
+
     /// This build used the record of a key.
     pub(crate) fn used(&self, key: &Key) {
         self.send(Task::Step(*key));

@@ -110,6 +110,18 @@ pub(super) fn agents(given: &[String], session: &Session) -> Result<BTreeMap<Str
     Ok(agents)
 }
 
+/// `--turbo-cache[=NAME]`, where steps are run.
+pub(super) fn turbo_cache(args: &BuildArgs) -> Result<Option<&str>, Failure> {
+    let Some(name) = args.turbo_cache.as_deref() else { return Ok(None) };
+    let is_name = (1..=64).contains(&name.len())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'));
+    if is_name {
+        return Ok(Some(name));
+    }
+    let message = format!("`--turbo-cache={}` is not a name", name.escape_debug());
+    Err(Failure::usage(message, "letters, digits, -, _ and ., for example --turbo-cache=web"))
+}
+
 /// `--no-cache` and `--no-cache-filter`.
 pub(super) fn no_cache(args: &BuildArgs, build: &DockerfileBuild) -> Result<NoCache, Failure> {
     if args.no_cache {

@@ -61,6 +61,9 @@ pub(crate) fn run(args: &BuildArgs, session: &Session) -> Result<(), Failure> {
     let sharing = sharing(&args.sharing, session)?;
     let mut engine = Engine::open(options, &session.variable)?;
     engine.share(sharing);
+    if let Some(name) = flags::turbo_cache(args)? {
+        engine.serve_turbo(name).map_err(Failure::new)?;
+    }
     let opened = source::open(&args.dockerfile, &contexts, &mut engine, session)?;
     let Parsed { dockerfile, diagnostics } = read(&opened.source)?;
     let input = DockerfileInput {
