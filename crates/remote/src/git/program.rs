@@ -13,7 +13,7 @@ use tokio::process::Command;
 use super::error::GitError;
 use super::remote::GitRemote;
 use crate::http::{Authorization, Proxies, RetryPolicy, Tries};
-use crate::runtime::runtime;
+use crate::runtime::block_on;
 use crate::wait::{Clock, Waiting};
 use crate::watch::{Retry, Watch};
 
@@ -169,7 +169,7 @@ impl Git {
     ) -> Result<String, GitError> {
         let mut tries = Tries::new(self.options.retry);
         loop {
-            let error = match runtime().block_on(self.once(call, authorization, watch)) {
+            let error = match block_on(self.once(call, authorization, watch)) {
                 Ok(output) => return Ok(output),
                 Err(error) => error,
             };

@@ -16,7 +16,7 @@ use super::request::Request;
 use super::retry::{MIN_PROGRESS, RetryPolicy, Tries, describe_chain};
 use super::tls::HostTls;
 use super::url::HttpUrl;
-use crate::runtime::runtime;
+use crate::runtime::block_on;
 use crate::wait::{Clock, Waiting};
 use crate::watch::{Retry, Watch};
 
@@ -109,7 +109,7 @@ impl HttpClient {
         attempt: &impl AsyncFn(&mut S) -> Result<T, Failure>,
     ) -> Result<T, HttpError> {
         self.repeat(&request.url, watch, state, position, |state| {
-            let result = runtime().block_on(async {
+            let result = block_on(async {
                 tokio::select! {
                     biased;
                     () = watch.stop.stopped() => Err(Failure::Final(HttpError::Stopped)),
