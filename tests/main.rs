@@ -26,6 +26,7 @@ mod cli {
     mod registries;
     mod secrecy;
     mod sharing;
+    mod sharing_actions;
     mod sharing_servers;
     mod sharing_turbo;
     mod signals;

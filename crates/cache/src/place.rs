@@ -8,7 +8,7 @@ use std::sync::Arc;
 use wbuild_remote::HttpUrl;
 use wbuild_report::{Hint, nearest};
 
-use crate::backend::{Backend, HttpBackend, LocalBackend, Network, TurboBackend, TurboTeam};
+use crate::backend::{Backend, GhaBackend, HttpBackend, LocalBackend, Network, TurboBackend, TurboTeam};
 
 /// Which of the two flags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +56,7 @@ pub struct Place {
 enum PlaceKind {
     Local(PathBuf),
     Http { url: HttpUrl, token: Option<Secret> },
+    Gha { url: HttpUrl, token: Secret },
     Turbo { url: HttpUrl, token: Option<Secret>, team: TurboTeam },
 }
 
@@ -87,7 +88,7 @@ impl Hint for PlaceError {
 }
 
 /// Fields whose values are secret.
-const SECRET: [&str; 4] = ["token", "password", "secret_access_key", "session_token"];
+const SECRET: [&str; 5] = ["token", "ghtoken", "password", "secret_access_key", "session_token"];
 
 /// What buildx's exporters have for things that are decided otherwise here.
 const IGNORED: [&str; 6] = [
@@ -108,7 +109,7 @@ struct KindOf {
     read: fn(&mut Fields, Variables<'_>) -> Result<PlaceKind, PlaceError>,
 }
 
-const KINDS: [KindOf; 3] = [
+const KINDS: [KindOf; 4] = [
     KindOf {
         name: "local",
         example: "--cache-to type=local,dest=FOLDER or --cache-from type=local,src=FOLDER",
@@ -116,6 +117,7 @@ const KINDS: [KindOf; 3] = [
     },
     KindOf { name: "http", example: "type=http,url=https://cache.example/wbuild", read: http },
     KindOf { name: "turbo", example: "type=turbo,url=https://turbo.example,team=NAME", read: turbo },
+    KindOf { name: "gha", example: "type=gha,scope=NAME", read: gha },
 ];
 
 /// Where Turborepo's own cache is.
@@ -156,6 +158,19 @@ fn turbo(fields: &mut Fields, variable: Variables<'_>) -> Result<PlaceKind, Plac
     Ok(PlaceKind::Turbo { url, token: token.map(Secret), team })
 }
 
+/// Both come from the variables that a runner gives to actions, and not to the commands of a job.
+fn gha(fields: &mut Fields, variable: Variables<'_>) -> Result<PlaceKind, PlaceError> {
+    let said = |name: &str| variable(name).filter(|value| !value.is_empty());
+    let url = fields.take("url_v2").or_else(|| fields.take("url")).or_else(|| said("ACTIONS_RESULTS_URL"));
+    let token = fields.take("token").or_else(|| said("ACTIONS_RUNTIME_TOKEN"));
+    let (Some(url), Some(token)) = (url, token) else {
+        let why = "ACTIONS_RESULTS_URL and ACTIONS_RUNTIME_TOKEN are not set".to_owned();
+        let hint = "a runner gives them to actions only: the action `crazy-max/ghaction-github-runtime` passes them on";
+        return Err(fields.error_with(why, hint.to_owned()));
+    };
+    Ok(PlaceKind::Gha { url: fields.url(&url)?, token: Secret(token) })
+}
+
 impl Place {
     /// Reads `type=…,…`. Credentials that are not given come from variables.
     ///
@@ -188,6 +203,7 @@ impl Place {
             PlaceKind::Http { url, token } => {
                 Arc::new(HttpBackend::new(url.clone(), token.as_ref().map(|token| token.0.as_str()), network))
             }
+            PlaceKind::Gha { url, token } => Arc::new(GhaBackend::new(url.clone(), &token.0, network)),
             PlaceKind::Turbo { url, token, team } => {
                 let token = token.as_ref().map(|token| token.0.as_str());
                 Arc::new(TurboBackend::new(url.clone(), token, team, network))

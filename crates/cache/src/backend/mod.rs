@@ -1,6 +1,7 @@
 //! Places that keep bytes.
 
 mod action;
+mod gha;
 mod http;
 mod local;
 mod slots;
@@ -17,6 +18,7 @@ use wbuild_oci::Digest;
 use crate::error::CacheError;
 use crate::index::Index;
 
+pub use gha::GhaBackend;
 pub use http::HttpBackend;
 pub use local::LocalBackend;
 pub use turbo::{TurboBackend, TurboTeam};
