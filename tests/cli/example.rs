@@ -12,7 +12,9 @@ use std::process::{Child, Command, Stdio};
 
 use insta::{assert_json_snapshot, assert_snapshot};
 use serde_json::{Value, json};
+use wbuild_testkit::HttpServer;
 
+use super::sharing_servers::{Kept, keep};
 use crate::context::{Build, TestContext, as_nobody, base_layout, bases, skip};
 use crate::layout::Layout;
 
@@ -63,7 +65,9 @@ fn the_example_monorepo() {
     let Some(_) = bases() else { return };
     let example = Example::new();
     let digest = cold(&example);
+    imported_unchanged(&example, &digest);
     let edited = edits(&example, &digest);
+    imported_edited(&example, &edited);
     warm_and_cold(&example, &edited);
     what_concerns_nothing(&example, &edited);
     image(&example);
@@ -74,7 +78,7 @@ fn the_example_monorepo() {
 }
 
 fn cold(example: &Example) -> String {
-    let cold = example.build(&[]);
+    let cold = example.build(&[&format!("--cache-to=type=local,dest={}", cache_of(example).display())]);
     let digest = cold.digest().to_owned();
     assert_snapshot!(cold.steps("built").join("\n"), @"
     [base] npm install -g turbo@2.11.11 pnpm@10.18.2
@@ -89,9 +93,53 @@ fn cold(example: &Example) -> String {
     digest
 }
 
+/// The remote cache that the cold build fills.
+fn cache_of(example: &Example) -> PathBuf {
+    example.context.folder().join("cache")
+}
+
+/// Another machine, which has nothing but that cache: in a folder, and on a web server.
+fn imported_unchanged(example: &Example, digest: &str) {
+    let server = served(&cache_of(example));
+    let places = [
+        format!("type=local,src={}", cache_of(example).display()),
+        format!("type=http,url={}", server.url("")),
+    ];
+    for place in places {
+        let imported = Example::new().build(&[&format!("--cache-from={place}")]);
+        assert_eq!((imported.digest(), imported.steps("built")), (digest, vec![]), "{place}");
+        assert_eq!(imported.warnings(), Vec::<&str>::new(), "{place}");
+    }
+}
+
+/// The same with the edit that was built here: the task runs on what was imported, and writes what it wrote here.
+fn imported_edited(example: &Example, edited: &str) {
+    let server = served(&cache_of(example));
+    let other = Example::new();
+    edit_a_page(&other);
+    let built = other.build(&[&format!("--cache-from=type=http,url={}", server.url(""))]);
+    assert_eq!((built.digest(), built.steps("built")), (edited, vec!["[builder] web#build"]));
+}
+
+fn served(folder: &Path) -> HttpServer {
+    let kept = Kept::default();
+    for kind in ["ac", "cas"] {
+        for entry in fs::read_dir(folder.join(kind)).unwrap() {
+            let path = entry.unwrap().path();
+            let name = format!("/{kind}/{}", path.file_name().unwrap().to_string_lossy());
+            kept.lock().unwrap().insert(name, fs::read(&path).unwrap());
+        }
+    }
+    HttpServer::start(move |seen| keep(&kept, seen)).unwrap()
+}
+
+fn edit_a_page(example: &Example) {
+    example.context.edit("apps/web/src/app/page.tsx", "<p>Short courses on", "<p>Brief lessons in");
+}
+
 /// An edit of equal length, with Next's cache kept: it must appear in the page all the same.
 fn edits(example: &Example, cold: &str) -> String {
-    example.context.edit("apps/web/src/app/page.tsx", "<p>Short courses on", "<p>Brief lessons in");
+    edit_a_page(example);
     let edited = example.build(&[]);
     assert_eq!(edited.steps("built"), ["[builder] web#build"]);
     assert_ne!(edited.digest(), cold);
