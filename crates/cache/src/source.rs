@@ -297,12 +297,16 @@ impl Source {
     fn fetch_tree(&self, store: &Store, loaded: &Loaded, tree: TreeDigest) {
         let mut objects = TreeObjects::new();
         let mut level = vec![tree];
+        let mut seen = HashSet::new();
         for _ in 0..MAX_DEPTH {
-            level.retain(|tree| !objects.contains_key(tree) && !store.holds_tree(*tree).unwrap_or(false));
+            level.retain(|tree| seen.insert(*tree) && !store.holds_tree(*tree).unwrap_or(false));
             if level.is_empty() {
                 break;
             }
-            let names = level.iter().map(|tree| (ObjectKind::Tree, tree.0));
+            // Others of the same frames came with those above; what is below them may not have come.
+            let absent: Vec<TreeDigest> =
+                level.iter().filter(|tree| !objects.contains_key(tree)).copied().collect();
+            let names = absent.iter().map(|tree| (ObjectKind::Tree, tree.0));
             self.fetch_objects(store, loaded, names, &mut objects);
             let mut below = Vec::new();
             for tree in level {
