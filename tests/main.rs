@@ -23,6 +23,7 @@ mod cli {
     mod plain_user;
     mod secrecy;
     mod sharing;
+    mod sharing_registries;
     mod sharing_servers;
     mod usage;
 }

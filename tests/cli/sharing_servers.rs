@@ -52,7 +52,7 @@ fn bytes_of(reply: &Reply) -> Vec<u8> {
 }
 
 /// One machine fills the cache, another one that has nothing takes everything from it, and a third one builds on it.
-fn round_trip(to: &str, from: &str, env: &[(&str, &str)]) {
+pub(super) fn round_trip(to: &str, from: &str, env: &[(&str, &str)]) {
     let machine = |page: &str| {
         env.iter().fold(dockerfile(page), |context: TestContext, (name, value)| context.env(name, value))
     };

@@ -27,7 +27,7 @@ mod scope;
 mod signature;
 mod source;
 
-pub use backend::{Backend, HttpBackend, LocalBackend, Network};
+pub use backend::{Backend, HttpBackend, LocalBackend, Network, RegistryBackend};
 pub use directory::{Codec, Directory, Frame, Object, ObjectKind};
 pub use error::CacheError;
 pub use export::{Export, ExportOptions, Exported, NewRecord};

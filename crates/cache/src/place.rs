@@ -5,10 +5,14 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use wbuild_oci::Reference;
+use wbuild_registry::{CredentialFiles, Rules};
 use wbuild_remote::HttpUrl;
 use wbuild_report::{Hint, nearest};
 
-use crate::backend::{Backend, HttpBackend, LocalBackend, Network};
+use crate::backend::LONGEST_GIVEN_TAG;
+use crate::backend::{Backend, HttpBackend, LocalBackend, Network, RegistryBackend};
+use crate::error::in_one_line;
 
 /// Which of the two flags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +59,18 @@ pub struct Place {
 #[derive(Clone, Debug)]
 enum PlaceKind {
     Local(PathBuf),
-    Http { url: HttpUrl, token: Option<Secret> },
+    Http {
+        url: HttpUrl,
+        token: Option<Secret>,
+    },
+    Registry(Box<RegistryPlace>),
+}
+
+#[derive(Clone, Debug)]
+struct RegistryPlace {
+    reference: Reference,
+    rules: Rules,
+    credentials: CredentialFiles,
 }
 
 /// Shown nowhere.
@@ -86,7 +101,7 @@ impl Hint for PlaceError {
 }
 
 /// Fields whose values are secret.
-const SECRET: [&str; 4] = ["token", "password", "secret_access_key", "session_token"];
+const SECRET: [&str; 5] = ["token", "password", "access_key_id", "secret_access_key", "session_token"];
 
 /// What buildx's exporters have for things that are decided otherwise here.
 const IGNORED: [&str; 6] = [
@@ -107,13 +122,14 @@ struct KindOf {
     read: fn(&mut Fields, Variables<'_>) -> Result<PlaceKind, PlaceError>,
 }
 
-const KINDS: [KindOf; 2] = [
+const KINDS: &[KindOf] = &[
     KindOf {
         name: "local",
         example: "--cache-to type=local,dest=FOLDER or --cache-from type=local,src=FOLDER",
         read: local,
     },
     KindOf { name: "http", example: "type=http,url=https://cache.example/wbuild", read: http },
+    KindOf { name: "registry", example: "type=registry,ref=registry.example/team/cache:web", read: registry },
 ];
 
 fn local(fields: &mut Fields, _: Variables<'_>) -> Result<PlaceKind, PlaceError> {
@@ -132,17 +148,47 @@ fn http(fields: &mut Fields, variable: Variables<'_>) -> Result<PlaceKind, Place
     Ok(PlaceKind::Http { url, token: token.map(Secret) })
 }
 
+fn registry(fields: &mut Fields, variable: Variables<'_>) -> Result<PlaceKind, PlaceError> {
+    let text = fields.need("ref")?;
+    let reference: Reference =
+        text.parse().map_err(|error: wbuild_oci::ReferenceParseError| fields.error(error.to_string()))?;
+    if reference.digest.is_some() {
+        return Err(fields.error("a digest cannot be written to".to_owned()));
+    }
+    if reference.tag.as_ref().is_some_and(|tag| tag.len() > LONGEST_GIVEN_TAG) {
+        return Err(fields.error(format!("the tag has more than {LONGEST_GIVEN_TAG} characters")));
+    }
+    let rules = Rules::load(&variable).map_err(|error| {
+        let hint = error.hints().into_iter().next().unwrap_or_default();
+        fields.error_with(in_one_line(&error), hint)
+    })?;
+    let credentials = CredentialFiles::of_environment(&variable);
+    Ok(PlaceKind::Registry(Box::new(RegistryPlace { reference, rules, credentials })))
+}
+
 impl Place {
-    /// Reads `type=…,…`. Credentials that are not given come from variables.
+    /// Reads `type=…,…`, or the name of a repository, which stands for `type=registry,ref=…`. Credentials that are not given come from variables.
     ///
     /// # Errors
     /// When it names no kind that there is, or a field is missing, unknown or malformed.
     pub fn parse(role: Role, text: &str, variable: Variables<'_>) -> Result<Self, PlaceError> {
-        let mut fields =
-            Fields { role, shown: String::new(), example: String::new(), fields: BTreeMap::new() };
+        let mut fields = Fields {
+            role,
+            shown: String::new(),
+            example: String::new(),
+            scope: None,
+            fields: BTreeMap::new(),
+        };
         let mut shown = Vec::new();
         for part in text.split(',') {
-            let (name, value) = part.split_once('=').unwrap_or((part, ""));
+            let (name, value) = match part.split_once('=') {
+                Some(field) => field,
+                None if part == text && !KINDS.iter().any(|kind| kind.name == text) && !text.is_empty() => {
+                    fields.fields.insert("type".to_owned(), "registry".to_owned());
+                    ("ref", part)
+                }
+                None => (part, ""),
+            };
             let name = name.trim().to_ascii_lowercase();
             let user_info = value.contains('@') && value.contains("://");
             let hide = SECRET.contains(&name.as_str()) || user_info;
@@ -164,6 +210,10 @@ impl Place {
             PlaceKind::Http { url, token } => {
                 Arc::new(HttpBackend::new(url.clone(), token.as_ref().map(|token| token.0.as_str()), network))
             }
+            PlaceKind::Registry(place) => {
+                let RegistryPlace { reference, rules, credentials } = place.as_ref().clone();
+                Arc::new(RegistryBackend::new(reference, rules, credentials, network))
+            }
         }
     }
 }
@@ -172,6 +222,8 @@ struct Fields {
     role: Role,
     shown: String,
     example: String,
+    /// As buildx has it for this kind, instead of `scope=`.
+    scope: Option<String>,
     fields: BTreeMap<String, String>,
 }
 
@@ -230,7 +282,7 @@ impl Fields {
         self.fields.retain(|name, _| !IGNORED.contains(&name.as_str()));
         Ok(Place {
             kind: place,
-            scope: self.take("scope"),
+            scope: self.take("scope").or(self.scope.take()),
             mode,
             mounts: self.switch("mounts", true)?,
             logs: self.switch("logs", false)?,
@@ -271,6 +323,18 @@ mod tests {
         let place =
             Place::parse(Role::Export, "type=http,url=http://me:s3cret@h/", &|_| Some("s3cret".into()));
         assert!(!format!("{place:?}").contains("s3cret"));
+    }
+
+    #[test]
+    fn repositories() {
+        for text in ["type=registry,ref=h:5/a/b:c,image-manifest=true,mode=min", "h:5/a/b:c"] {
+            let place = Place::parse(Role::Import, text, &|_| None).unwrap();
+            assert_eq!(place.connect(&Network::default()).place(), "h:5/a/b:c");
+        }
+        assert!(refused("type=registry").0.ends_with("it needs ref="));
+        assert!(refused("h/A:c").0.contains("not a repository name"), "{:?}", refused("h/A:c"));
+        assert!(refused("local").0.ends_with("it names no type"));
+        assert!(refused(&format!("h/a:{}", "t".repeat(100))).0.contains("more than 96 characters"));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod action;
 mod http;
 mod local;
+mod registry;
 mod web;
 
 use std::fmt::Debug;
@@ -17,6 +18,8 @@ use crate::index::Index;
 
 pub use http::HttpBackend;
 pub use local::LocalBackend;
+pub(crate) use registry::LONGEST_GIVEN_TAG;
+pub use registry::RegistryBackend;
 pub use web::Network;
 
 /// A place that keeps contents by their digest and an index for each scope. Calls may block, and come from many threads. Each
