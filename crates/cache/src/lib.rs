@@ -28,6 +28,8 @@ mod signature;
 mod source;
 
 pub use backend::{Backend, HttpBackend, LocalBackend, Network, RegistryBackend};
+#[cfg(feature = "object-stores")]
+pub use backend::{ObjectsBackend, ObjectsPlace};
 pub use directory::{Codec, Directory, Frame, Object, ObjectKind};
 pub use error::CacheError;
 pub use export::{Export, ExportOptions, Exported, NewRecord};

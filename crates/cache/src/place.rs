@@ -14,6 +14,12 @@ use crate::backend::LONGEST_GIVEN_TAG;
 use crate::backend::{Backend, HttpBackend, LocalBackend, Network, RegistryBackend};
 use crate::error::in_one_line;
 
+#[cfg(feature = "object-stores")]
+mod objects;
+
+#[cfg(feature = "object-stores")]
+use crate::backend::{ObjectsBackend, ObjectsPlace};
+
 /// Which of the two flags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -64,6 +70,8 @@ enum PlaceKind {
         token: Option<Secret>,
     },
     Registry(Box<RegistryPlace>),
+    #[cfg(feature = "object-stores")]
+    Objects(ObjectsPlace),
 }
 
 #[derive(Clone, Debug)]
@@ -130,6 +138,16 @@ const KINDS: &[KindOf] = &[
     },
     KindOf { name: "http", example: "type=http,url=https://cache.example/wbuild", read: http },
     KindOf { name: "registry", example: "type=registry,ref=registry.example/team/cache:web", read: registry },
+    #[cfg(feature = "object-stores")]
+    KindOf { name: "s3", example: "type=s3,region=eu-central-1,bucket=builds", read: objects::s3 },
+    #[cfg(feature = "object-stores")]
+    KindOf { name: "gcs", example: "type=gcs,bucket=builds", read: objects::gcs },
+    #[cfg(feature = "object-stores")]
+    KindOf {
+        name: "azblob",
+        example: "type=azblob,account_url=https://team.blob.core.windows.net,container=builds",
+        read: objects::azblob,
+    },
 ];
 
 fn local(fields: &mut Fields, _: Variables<'_>) -> Result<PlaceKind, PlaceError> {
@@ -214,6 +232,8 @@ impl Place {
                 let RegistryPlace { reference, rules, credentials } = place.as_ref().clone();
                 Arc::new(RegistryBackend::new(reference, rules, credentials, network))
             }
+            #[cfg(feature = "object-stores")]
+            PlaceKind::Objects(place) => Arc::new(ObjectsBackend::new(place.clone(), network)),
         }
     }
 }

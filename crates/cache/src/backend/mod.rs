@@ -3,6 +3,8 @@
 mod action;
 mod http;
 mod local;
+#[cfg(feature = "object-stores")]
+mod objects;
 mod registry;
 mod web;
 
@@ -18,6 +20,8 @@ use crate::index::Index;
 
 pub use http::HttpBackend;
 pub use local::LocalBackend;
+#[cfg(feature = "object-stores")]
+pub use objects::{ObjectsBackend, ObjectsPlace};
 pub(crate) use registry::LONGEST_GIVEN_TAG;
 pub use registry::RegistryBackend;
 pub use web::Network;
