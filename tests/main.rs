@@ -27,6 +27,7 @@ mod cli {
     mod secrecy;
     mod sharing;
     mod sharing_actions;
+    mod sharing_registries;
     mod sharing_servers;
     mod sharing_turbo;
     mod signals;

@@ -220,6 +220,12 @@ impl Index {
         let needed: BTreeSet<Digest> = self.entries.values().flat_map(|entry| entry.packs.clone()).collect();
         self.packs.retain(|digest, _| needed.contains(digest));
     }
+
+    /// Leaves out packs that are lost, and records of which something was in them.
+    pub(crate) fn forget(&mut self, lost: &BTreeSet<Digest>) {
+        self.entries.retain(|_, entry| entry.packs.is_disjoint(lost));
+        self.packs.retain(|digest, _| !lost.contains(digest));
+    }
 }
 
 #[cfg(test)]

@@ -27,7 +27,11 @@ mod scope;
 mod signature;
 mod source;
 
-pub use backend::{Backend, GhaBackend, HttpBackend, LocalBackend, Network, TurboBackend, TurboTeam};
+pub use backend::{
+    Backend, GhaBackend, HttpBackend, LocalBackend, Network, RegistryBackend, TurboBackend, TurboTeam,
+};
+#[cfg(feature = "object-stores")]
+pub use backend::{ObjectsBackend, ObjectsPlace};
 pub use directory::{Codec, Directory, Frame, Object, ObjectKind};
 pub use error::CacheError;
 pub use export::{Export, ExportOptions, Exported, NewRecord};

@@ -5,10 +5,22 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use wbuild_oci::Reference;
+use wbuild_registry::{CredentialFiles, Rules};
 use wbuild_remote::HttpUrl;
 use wbuild_report::{Hint, nearest};
 
-use crate::backend::{Backend, GhaBackend, HttpBackend, LocalBackend, Network, TurboBackend, TurboTeam};
+use crate::backend::LONGEST_GIVEN_TAG;
+use crate::backend::{
+    Backend, GhaBackend, HttpBackend, LocalBackend, Network, RegistryBackend, TurboBackend, TurboTeam,
+};
+use crate::error::in_one_line;
+
+#[cfg(feature = "object-stores")]
+mod objects;
+
+#[cfg(feature = "object-stores")]
+use crate::backend::{ObjectsBackend, ObjectsPlace};
 
 /// Which of the two flags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,9 +67,29 @@ pub struct Place {
 #[derive(Clone, Debug)]
 enum PlaceKind {
     Local(PathBuf),
-    Http { url: HttpUrl, token: Option<Secret> },
-    Gha { url: HttpUrl, token: Secret },
-    Turbo { url: HttpUrl, token: Option<Secret>, team: TurboTeam },
+    Http {
+        url: HttpUrl,
+        token: Option<Secret>,
+    },
+    Gha {
+        url: HttpUrl,
+        token: Secret,
+    },
+    Turbo {
+        url: HttpUrl,
+        token: Option<Secret>,
+        team: TurboTeam,
+    },
+    Registry(Box<RegistryPlace>),
+    #[cfg(feature = "object-stores")]
+    Objects(ObjectsPlace),
+}
+
+#[derive(Clone, Debug)]
+struct RegistryPlace {
+    reference: Reference,
+    rules: Rules,
+    credentials: CredentialFiles,
 }
 
 /// Shown nowhere.
@@ -88,7 +120,8 @@ impl Hint for PlaceError {
 }
 
 /// Fields whose values are secret.
-const SECRET: [&str; 5] = ["token", "ghtoken", "password", "secret_access_key", "session_token"];
+const SECRET: [&str; 6] =
+    ["token", "ghtoken", "password", "access_key_id", "secret_access_key", "session_token"];
 
 /// What buildx's exporters have for things that are decided otherwise here.
 const IGNORED: [&str; 6] = [
@@ -109,7 +142,7 @@ struct KindOf {
     read: fn(&mut Fields, Variables<'_>) -> Result<PlaceKind, PlaceError>,
 }
 
-const KINDS: [KindOf; 4] = [
+const KINDS: &[KindOf] = &[
     KindOf {
         name: "local",
         example: "--cache-to type=local,dest=FOLDER or --cache-from type=local,src=FOLDER",
@@ -118,6 +151,17 @@ const KINDS: [KindOf; 4] = [
     KindOf { name: "http", example: "type=http,url=https://cache.example/wbuild", read: http },
     KindOf { name: "turbo", example: "type=turbo,url=https://turbo.example,team=NAME", read: turbo },
     KindOf { name: "gha", example: "type=gha,scope=NAME", read: gha },
+    KindOf { name: "registry", example: "type=registry,ref=registry.example/team/cache:web", read: registry },
+    #[cfg(feature = "object-stores")]
+    KindOf { name: "s3", example: "type=s3,region=eu-central-1,bucket=builds", read: objects::s3 },
+    #[cfg(feature = "object-stores")]
+    KindOf { name: "gcs", example: "type=gcs,bucket=builds", read: objects::gcs },
+    #[cfg(feature = "object-stores")]
+    KindOf {
+        name: "azblob",
+        example: "type=azblob,account_url=https://team.blob.core.windows.net,container=builds",
+        read: objects::azblob,
+    },
 ];
 
 /// Where Turborepo's own cache is.
@@ -171,17 +215,47 @@ fn gha(fields: &mut Fields, variable: Variables<'_>) -> Result<PlaceKind, PlaceE
     Ok(PlaceKind::Gha { url: fields.url(&url)?, token: Secret(token) })
 }
 
+fn registry(fields: &mut Fields, variable: Variables<'_>) -> Result<PlaceKind, PlaceError> {
+    let text = fields.need("ref")?;
+    let reference: Reference =
+        text.parse().map_err(|error: wbuild_oci::ReferenceParseError| fields.error(error.to_string()))?;
+    if reference.digest.is_some() {
+        return Err(fields.error("a digest cannot be written to".to_owned()));
+    }
+    if reference.tag.as_ref().is_some_and(|tag| tag.len() > LONGEST_GIVEN_TAG) {
+        return Err(fields.error(format!("the tag has more than {LONGEST_GIVEN_TAG} characters")));
+    }
+    let rules = Rules::load(&variable).map_err(|error| {
+        let hint = error.hints().into_iter().next().unwrap_or_default();
+        fields.error_with(in_one_line(&error), hint)
+    })?;
+    let credentials = CredentialFiles::of_environment(&variable);
+    Ok(PlaceKind::Registry(Box::new(RegistryPlace { reference, rules, credentials })))
+}
+
 impl Place {
-    /// Reads `type=…,…`. Credentials that are not given come from variables.
+    /// Reads `type=…,…`, or the name of a repository, which stands for `type=registry,ref=…`. Credentials that are not given come from variables.
     ///
     /// # Errors
     /// When it names no kind that there is, or a field is missing, unknown or malformed.
     pub fn parse(role: Role, text: &str, variable: Variables<'_>) -> Result<Self, PlaceError> {
-        let mut fields =
-            Fields { role, shown: String::new(), example: String::new(), fields: BTreeMap::new() };
+        let mut fields = Fields {
+            role,
+            shown: String::new(),
+            example: String::new(),
+            scope: None,
+            fields: BTreeMap::new(),
+        };
         let mut shown = Vec::new();
         for part in text.split(',') {
-            let (name, value) = part.split_once('=').unwrap_or((part, ""));
+            let (name, value) = match part.split_once('=') {
+                Some(field) => field,
+                None if part == text && !KINDS.iter().any(|kind| kind.name == text) && !text.is_empty() => {
+                    fields.fields.insert("type".to_owned(), "registry".to_owned());
+                    ("ref", part)
+                }
+                None => (part, ""),
+            };
             let name = name.trim().to_ascii_lowercase();
             let user_info = value.contains('@') && value.contains("://");
             let hide = SECRET.contains(&name.as_str()) || user_info;
@@ -208,6 +282,12 @@ impl Place {
                 let token = token.as_ref().map(|token| token.0.as_str());
                 Arc::new(TurboBackend::new(url.clone(), token, team, network))
             }
+            PlaceKind::Registry(place) => {
+                let RegistryPlace { reference, rules, credentials } = place.as_ref().clone();
+                Arc::new(RegistryBackend::new(reference, rules, credentials, network))
+            }
+            #[cfg(feature = "object-stores")]
+            PlaceKind::Objects(place) => Arc::new(ObjectsBackend::new(place.clone(), network)),
         }
     }
 }
@@ -216,6 +296,8 @@ struct Fields {
     role: Role,
     shown: String,
     example: String,
+    /// As buildx has it for this kind, instead of `scope=`.
+    scope: Option<String>,
     fields: BTreeMap<String, String>,
 }
 
@@ -274,7 +356,7 @@ impl Fields {
         self.fields.retain(|name, _| !IGNORED.contains(&name.as_str()));
         Ok(Place {
             kind: place,
-            scope: self.take("scope"),
+            scope: self.take("scope").or(self.scope.take()),
             mode,
             mounts: self.switch("mounts", true)?,
             logs: self.switch("logs", false)?,
@@ -331,6 +413,18 @@ mod tests {
         let (error, hints) = refused("type=turbo");
         assert!(error.ends_with("there is no token"), "{error}");
         assert_eq!(hints, ["set TURBO_TOKEN, or give token="]);
+    }
+
+    #[test]
+    fn repositories() {
+        for text in ["type=registry,ref=h:5/a/b:c,image-manifest=true,mode=min", "h:5/a/b:c"] {
+            let place = Place::parse(Role::Import, text, &|_| None).unwrap();
+            assert_eq!(place.connect(&Network::default()).place(), "h:5/a/b:c");
+        }
+        assert!(refused("type=registry").0.ends_with("it needs ref="));
+        assert!(refused("h/A:c").0.contains("not a repository name"), "{:?}", refused("h/A:c"));
+        assert!(refused("local").0.ends_with("it names no type"));
+        assert!(refused(&format!("h/a:{}", "t".repeat(100))).0.contains("more than 96 characters"));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use serde::Deserialize;
 use wbuild_image::{BaseImage, Documents, ImageError, find_image, read_document};
@@ -57,13 +58,44 @@ impl RegistryClient {
         watch: &Watch<'_>,
     ) -> Result<FetchedManifest, RegistryError> {
         let endpoints = self.sources(&Repository::of(reference), reference.digest.is_some())?;
-        self.ask_in_turn(&endpoints, watch, |endpoint| self.manifest_at(endpoint, reference, watch))
+        self.ask_in_turn(&endpoints, watch, |endpoint| {
+            self.manifest_at(endpoint, reference, Near::Look, watch)
+        })
+    }
+
+    /// The same of something that need not be there: `None` when it is not, and no similar names are looked for.
+    ///
+    /// # Errors
+    /// As [`manifest`](Self::manifest).
+    pub fn manifest_if_any(
+        &self,
+        reference: &Reference,
+        watch: &Watch<'_>,
+    ) -> Result<Option<FetchedManifest>, RegistryError> {
+        let endpoints = self.sources(&Repository::of(reference), reference.digest.is_some())?;
+        if_any(self.ask_in_turn(&endpoints, watch, |endpoint| {
+            self.manifest_at(endpoint, reference, Near::Leave, watch)
+        }))
+    }
+
+    /// The same from where a push goes, past all mirrors: for who is about to replace it.
+    ///
+    /// # Errors
+    /// As [`manifest`](Self::manifest).
+    pub fn manifest_to_replace(
+        &self,
+        reference: &Reference,
+        watch: &Watch<'_>,
+    ) -> Result<Option<FetchedManifest>, RegistryError> {
+        let endpoint = self.target(&Repository::of(reference))?;
+        if_any(self.manifest_at(&endpoint, reference, Near::Leave, watch))
     }
 
     fn manifest_at(
         &self,
         endpoint: &Endpoint,
         reference: &Reference,
+        near: Near,
         watch: &Watch<'_>,
     ) -> Result<FetchedManifest, RegistryError> {
         let what = what_of(reference);
@@ -75,7 +107,7 @@ impl RegistryClient {
         );
         let reply = match reply {
             Err(RegistryError::Http(HttpError::Status { answer, .. })) if answer.status == 404 => {
-                return Err(self.no_manifest(endpoint, reference, &codes(&answer), watch));
+                return Err(self.no_manifest(endpoint, reference, near, &codes(&answer), watch));
             }
             other => {
                 other.map_err(|error| refused(error, endpoint, || format!("give the manifest `{what}`")))?
@@ -111,6 +143,7 @@ impl RegistryClient {
         &self,
         endpoint: &Endpoint,
         reference: &Reference,
+        look: Near,
         codes: &[crate::error::Code],
         watch: &Watch<'_>,
     ) -> RegistryError {
@@ -122,7 +155,9 @@ impl RegistryClient {
             return repository();
         }
         let mut near = Vec::new();
-        if let (Some(tag), None, false) = (&reference.tag, &reference.digest, endpoint.mirror) {
+        if let (Some(tag), None, false, Near::Look) =
+            (&reference.tag, &reference.digest, endpoint.mirror, look)
+        {
             match self.tags_at(endpoint, watch) {
                 Ok(tags) => {
                     let found = nearest(tag, tags.iter().map(String::as_str));
@@ -283,6 +318,55 @@ impl RegistryClient {
         }
     }
 
+    /// The bytes of a blob from one offset to another, unverified; `None` when no parts of blobs are given.
+    ///
+    /// # Errors
+    /// When the blob is not there, is shorter, or cannot be had.
+    pub fn fetch_part(
+        &self,
+        repository: &Repository,
+        blob: &Digest,
+        range: &Range<u64>,
+        watch: &Watch<'_>,
+    ) -> Result<Option<Vec<u8>>, RegistryError> {
+        let wanted = range.end.saturating_sub(range.start);
+        if wanted == 0 {
+            return Ok(Some(Vec::new()));
+        }
+        let endpoints = self.sources(repository, true)?;
+        self.ask_in_turn(&endpoints, watch, |endpoint| {
+            let asked = self.ask(
+                &Call::pull(endpoint),
+                watch,
+                &|base| Ok(Request::get(blob_url(base, endpoint, blob)?).with_range(range)),
+                &mut |request| self.http.send(request, wanted, watch),
+            );
+            let reply = match asked {
+                Ok(reply) => reply,
+                // All of it came.
+                Err(RegistryError::Http(HttpError::TooLarge { .. })) => return Ok(None),
+                Err(RegistryError::Http(HttpError::Status { answer, .. })) if answer.status == 404 => {
+                    let repository = format!("{}/{}", endpoint.registry, endpoint.name);
+                    return Err(RegistryError::NoBlob { repository, digest: *blob });
+                }
+                Err(error) => return Err(refused(error, endpoint, || format!("give a part of {blob}"))),
+            };
+            if reply.status != 206 {
+                return Ok(None);
+            }
+            let stated = reply.headers.get("content-range").and_then(|range| range.to_str().ok());
+            let right = stated.is_none_or(|stated| stated.starts_with(&format!("bytes {}-", range.start)));
+            match right && reply.body.len() as u64 == wanted {
+                true => Ok(Some(reply.body)),
+                false => Err(RegistryError::Protocol {
+                    registry: endpoint.registry.clone(),
+                    url: reply.url.to_string(),
+                    why: "another part came than was asked for".to_owned(),
+                }),
+            }
+        })
+    }
+
     /// The first tags of a repository, at most a thousand.
     ///
     /// # Errors
@@ -318,6 +402,20 @@ impl RegistryClient {
         let mut tags = tags.tags.unwrap_or_default();
         tags.truncate(MAX_TAGS);
         Ok(tags)
+    }
+}
+
+/// Whether tags with similar names are looked for where there is none.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Near {
+    Look,
+    Leave,
+}
+
+fn if_any(found: Result<FetchedManifest, RegistryError>) -> Result<Option<FetchedManifest>, RegistryError> {
+    match found {
+        Err(error) if error.is_missing() => Ok(None),
+        other => other.map(Some),
     }
 }
 

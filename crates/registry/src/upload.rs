@@ -180,6 +180,19 @@ impl RegistryClient {
         })?
     }
 
+    /// Whether a repository has a blob, where a push goes.
+    ///
+    /// # Errors
+    /// When the registry cannot be asked.
+    pub fn holds_blob(
+        &self,
+        repository: &Repository,
+        descriptor: &Descriptor,
+        watch: &Watch<'_>,
+    ) -> Result<bool, RegistryError> {
+        self.has_blob(&self.target(repository)?, descriptor, false, watch)
+    }
+
     /// What retries of uploads are said to be about.
     fn subject(&self, endpoint: &Endpoint) -> Result<HttpUrl, RegistryError> {
         url(&format!("https://{}/v2/{}/blobs/uploads/", endpoint.host, endpoint.name))

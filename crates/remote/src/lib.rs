@@ -5,6 +5,7 @@
 //!   go better the next time, and nothing else.
 //! - [`Git`] asks the machine's `git` program what a branch or tag is, fetches one commit into a bare repository that
 //!   is kept, and checks it out.
+//! - `ObjectStore` (feature `object-stores`) reads and writes objects of S3, Google Cloud Storage and Azure's blob storage.
 //!
 //! Guarantees: only `http` and `https`; credentials go to the scheme, host and port that they were given for and to no
 //! other, whatever redirects say; nothing is read without a limit; every wait has an end, is announced to the [`Watch`],
@@ -15,6 +16,8 @@
 
 mod git;
 mod http;
+#[cfg(feature = "object-stores")]
+mod objects;
 mod runtime;
 mod stop;
 mod wait;
@@ -29,6 +32,8 @@ pub use http::{
     HttpUrl, MIN_PROGRESS, Origin, Payload, Proxies, Received, Reply, Request, RetryPolicy, Sink, Transfer,
     UrlError, Validators,
 };
+#[cfg(feature = "object-stores")]
+pub use objects::{ObjectError, ObjectService, ObjectStore, Version};
 // The types of this crate's interface that are another one's.
 pub use reqwest::header::{HeaderMap, HeaderValue};
 pub use stop::Stop;

@@ -34,6 +34,12 @@ impl Seen {
     pub fn range(&self) -> Option<usize> {
         self.header("range").strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok()
     }
+
+    /// First and last byte of `Range: bytes=N-M`.
+    pub fn part(&self) -> Option<(usize, usize)> {
+        let (first, last) = self.header("range").strip_prefix("bytes=")?.split_once('-')?;
+        Some((first.parse().ok()?, last.parse().ok()?))
+    }
 }
 
 /// How a body is sent.
@@ -72,6 +78,13 @@ impl Reply {
     pub fn part(body: &[u8], first: usize) -> Self {
         let range = format!("bytes {first}-{}/{}", body.len() - 1, body.len());
         Self::status(206).header("Content-Range", range).body(Body::Whole(body[first..].to_vec()))
+    }
+
+    /// The bytes of `body` from `first` to `last`, as an answer to a range that begins in it.
+    pub fn between(body: &[u8], first: usize, last: usize) -> Self {
+        let last = last.min(body.len() - 1);
+        let range = format!("bytes {first}-{last}/{}", body.len());
+        Self::status(206).header("Content-Range", range).body(Body::Whole(body[first..=last].to_vec()))
     }
 
     /// With one more header.

@@ -164,6 +164,11 @@ impl FakeRegistry {
         locked(&self.state).planned.push(Planned { method, path: path.to_owned(), fault, times });
     }
 
+    /// Lets nothing go wrong any more.
+    pub fn forgive(&self) {
+        locked(&self.state).planned.clear();
+    }
+
     /// Lets it lend no blobs between repositories.
     pub fn lend_nothing(&self) {
         locked(&self.state).lends = false;
@@ -206,6 +211,11 @@ impl FakeRegistry {
             state.manifests.insert((repository.to_owned(), name), held);
         }
         digest
+    }
+
+    /// Takes a blob away, as whoever cleans up.
+    pub fn remove_blob(&self, repository: &str, digest: &Digest) {
+        locked(&self.state).blobs.remove(&(repository.to_owned(), *digest));
     }
 
     /// A blob that is there.
@@ -363,7 +373,13 @@ impl State {
             let Some(bytes) = self.blobs.get(&(repository.to_owned(), digest)) else {
                 return error(404, "BLOB_UNKNOWN");
             };
-            let reply = match seen.range().filter(|_| fault != Some(&Fault::NoRange)) {
+            let ranges = fault != Some(&Fault::NoRange);
+            let reply = match seen.range().filter(|_| ranges) {
+                None if let Some((first, last)) = seen.part().filter(|_| ranges) => match first < bytes.len()
+                {
+                    true => Reply::between(bytes, first, last),
+                    false => Reply::status(416),
+                },
                 Some(first) if first < bytes.len() => Reply::part(bytes, first),
                 Some(_) => Reply::status(416),
                 None => Reply::ok(bytes.clone()),

@@ -4,6 +4,9 @@ mod action;
 mod gha;
 mod http;
 mod local;
+#[cfg(feature = "object-stores")]
+mod objects;
+mod registry;
 mod slots;
 mod turbo;
 mod web;
@@ -21,6 +24,10 @@ use crate::index::Index;
 pub use gha::GhaBackend;
 pub use http::HttpBackend;
 pub use local::LocalBackend;
+#[cfg(feature = "object-stores")]
+pub use objects::{ObjectsBackend, ObjectsPlace};
+pub(crate) use registry::LONGEST_GIVEN_TAG;
+pub use registry::RegistryBackend;
 pub use turbo::{TurboBackend, TurboTeam};
 pub use web::Network;
 

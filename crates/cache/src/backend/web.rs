@@ -44,16 +44,20 @@ const RETRY: RetryPolicy = RetryPolicy {
     stall: Duration::from_secs(10),
 };
 
+/// How connections are made, and how long they are worth waiting for.
+pub(crate) fn options(network: &Network) -> HttpOptions {
+    HttpOptions {
+        roots: network.roots.clone(),
+        proxies: network.proxies.clone(),
+        retry: RETRY,
+        ..HttpOptions::default()
+    }
+}
+
 impl Web {
     pub(crate) fn new(network: &Network) -> Self {
-        let options = HttpOptions {
-            roots: network.roots.clone(),
-            proxies: network.proxies.clone(),
-            retry: RETRY,
-            ..HttpOptions::default()
-        };
         Self {
-            client: Arc::new(HttpClient::new(options)),
+            client: Arc::new(HttpClient::new(options(network))),
             stop: Stop::new(),
             parts: Arc::new(AtomicBool::new(true)),
         }
@@ -176,7 +180,8 @@ pub(crate) fn bearer(url: &HttpUrl, token: Option<&str>) -> Option<Authorization
     Authorization::bearer(url.origin(), token?)
 }
 
-struct Into<'a>(&'a File);
+/// A file that is empty.
+pub(crate) struct Into<'a>(pub(crate) &'a File);
 
 impl Sink for Into<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {

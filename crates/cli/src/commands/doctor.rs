@@ -37,6 +37,13 @@ pub(crate) fn run(args: &DoctorArgs, session: &Session) -> Result<(), Failure> {
     text.push_str(&format!("landlock    {fence}\n"));
     text.push_str(&format!("ca bundle   {}\n", engine.trust_in_words()));
     text.push_str("records     trusted as far as write access to the state directory is\n");
+    let signed = (session.variable)("WBUILD_CACHE_SIGNATURE_KEY").is_some_and(|key| !key.is_empty());
+    text.push_str(match signed {
+        true => "caches      only records that are signed with WBUILD_CACHE_SIGNATURE_KEY are used\n",
+        false => {
+            "caches      whoever can write to one is trusted by those who read it, unless WBUILD_CACHE_SIGNATURE_KEY is set\n"
+        }
+    });
     print(&text)?;
     match machine.isolation() {
         Ok(_) => Ok(()),

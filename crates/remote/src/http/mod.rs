@@ -23,5 +23,7 @@ pub use send::Reply;
 pub use tls::{ClientIdentity, HostTls};
 pub use url::{Authorization, HttpUrl, Origin, UrlError};
 
+#[cfg(feature = "object-stores")]
+pub(crate) use connect::client as connections;
 pub(crate) use retry::Tries;
 pub(crate) use url::without_secrets;
