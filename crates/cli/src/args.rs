@@ -99,7 +99,7 @@ pub(crate) struct PullingArgs {
     pub(crate) pin: bool,
 
     /// Ask no registry: what was pulled before is taken
-    #[arg(long, env = "WBUILD_OFFLINE", value_parser = clap::builder::FalseyValueParser::new(), conflicts_with = "pull")]
+    #[arg(long, env = "WBUILD_OFFLINE", value_parser = clap::builder::FalseyValueParser::new())]
     pub(crate) offline: bool,
 }
 
