@@ -179,6 +179,8 @@ impl TestContext {
         command.args(args).current_dir(self.site()).env_clear().stdin(Stdio::null());
         command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
         command.env("HOME", self.folder.path().join("home")).env("TMPDIR", self.folder.path().join("tmp"));
+        // No test depends on a registry that is not its own.
+        command.env("WBUILD_OFFLINE", "1");
         command.env("WBUILD_HOME", self.state()).envs(&self.env);
         command
     }

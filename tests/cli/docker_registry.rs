@@ -193,3 +193,45 @@ fn a_password_and_a_certificate_of_ones_own() {
     let said = context.run(&["pull", &name]);
     assert!(said.stderr.contains("speaks https, but the rules for registries say plain http"), "{said}");
 }
+
+/// A base image that is pulled, pinned, built upon offline, and lent when the result is pushed beside it.
+#[test]
+fn a_build_pulls_its_base_and_pushes_its_result() {
+    let context = TestContext::empty();
+    let Some(registry) = Registry::start(&context.folder().join("registry"), false, None) else { return };
+    let host = format!("localhost:{}", registry.port);
+    let context = context.env("WBUILD_OFFLINE", "0");
+    let build = |args: &[&str]| {
+        let output = context.run(&[&["build", "--progress", "plain"], args, &["."]].concat());
+        assert_eq!(output.code, 0, "{output}");
+        output
+    };
+    let line = |output: &Output, start: &str| {
+        output.stderr.lines().find(|line| line.starts_with(start)).unwrap_or_default().to_owned()
+    };
+    context.write("base", &"base ".repeat(1000));
+    context.write("app", "app");
+    context.write("Dockerfile", "FROM scratch\nCOPY base /\n");
+    let base = format!("{host}/team/base:1");
+    build(&["-t", &base, "--push"]);
+
+    context.write("Dockerfile", &format!("FROM {base}\nCOPY app /\n"));
+    let state = ["--home", "../elsewhere"];
+    let app = format!("{host}/team/app:1");
+    let pushed = build(&[&state[..], &["--pin", "-t", &app, "--push"]].concat());
+    assert!(line(&pushed, "pushed").contains("1 lent"), "{pushed}");
+    assert!(context.read("wbuild.lock").contains(&base), "{pushed}");
+    assert!(line(&build(&[&state[..], &["-t", &app, "--push"]].concat()), "unchanged").contains("sent 0 B"));
+
+    // The tag moves; the lock does not, until it is asked to.
+    let out = ["-o", "type=oci,dest=../out,tar=false"];
+    let offline = build(&[&state[..], &["--offline"], &out].concat());
+    assert_eq!(offline.stdout, pushed.stdout);
+    context.write("Dockerfile", "FROM scratch\nCOPY app /other\n");
+    build(&["-t", &base, "--push"]);
+    context.write("Dockerfile", &format!("FROM {base}\nCOPY app /\n"));
+    assert_eq!(build(&[&state[..], &out].concat()).stdout, pushed.stdout);
+    assert_ne!(build(&[&state[..], &["--pull"], &out].concat()).stdout, pushed.stdout);
+    let answer = context.run(&["build", "--offline", "--home", "../empty", "."]);
+    assert!(answer.code == 1 && answer.stderr.contains("it was never pulled"), "{answer}");
+}

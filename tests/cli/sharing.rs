@@ -86,7 +86,8 @@ fn a_machine_that_has_nothing_runs_no_step_of_a_dockerfile() {
     // Nothing is new.
     let bytes = folder.bytes();
     let filled = build(&second, &[&folder.from(""), &folder.to("")]);
-    assert_eq!((filled.notes(), folder.bytes()), (vec![], bytes));
+    let notes = filled.notes();
+    assert!(!notes.iter().any(|note| note.contains("added")) && folder.bytes() == bytes, "{notes:?}");
     // Only what was needed came; without the cache the rest is made here.
     assert_eq!(build(&second, &[]).digest(), first.digest());
 }

@@ -87,6 +87,22 @@ impl ProgressArgs {
     }
 }
 
+/// How base images are had that no `--build-context` names.
+#[derive(Debug, Args)]
+pub(crate) struct PullingArgs {
+    /// Ask registries what tags stand for, whatever wbuild.lock says
+    #[arg(long)]
+    pub(crate) pull: bool,
+
+    /// Write what tags stood for to wbuild.lock; builds after this one take just that
+    #[arg(long)]
+    pub(crate) pin: bool,
+
+    /// Ask no registry: what was pulled before is taken
+    #[arg(long, env = "WBUILD_OFFLINE", value_parser = clap::builder::FalseyValueParser::new())]
+    pub(crate) offline: bool,
+}
+
 /// What to write, and what to say about it.
 #[derive(Debug, Default, Args)]
 pub(crate) struct OutputArgs {
@@ -180,6 +196,9 @@ pub(crate) struct ImageArgs {
 
     #[command(flatten)]
     pub(crate) output: OutputArgs,
+
+    #[command(flatten)]
+    pub(crate) pulling: PullingArgs,
 
     /// Set a build argument; without a value it comes from the environment
     #[arg(long = "build-arg", value_name = "NAME[=VALUE]")]
@@ -323,6 +342,9 @@ pub(crate) struct BuildArgs {
 
     #[command(flatten)]
     pub(crate) output: OutputArgs,
+
+    #[command(flatten)]
+    pub(crate) pulling: PullingArgs,
 
     /// A secret for the steps that ask for it: id=ID[,src=FILE|,env=NAME]
     #[arg(long = "secret", value_name = "SPEC")]

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 use wbuild_executor::{ExecError, NoIsolation, Status, WithinError};
 use wbuild_graph::DeltaId;
+use wbuild_oci::Digest;
 use wbuild_report::{Diagnostic, Hint};
 use wbuild_store::StoreError;
 use wbuild_tree::{BuildError, EntryPath, TreeLoadError};
@@ -201,6 +202,18 @@ pub enum EngineError {
         reference: String,
         /// What was given instead.
         given: Vec<String>,
+        /// Whether a registry could have been asked.
+        offline: bool,
+    },
+    /// A layer of a base image that nobody may fetch.
+    #[error("{count} layers of `{image}` are not on this machine, the first of them {digest}")]
+    LayerOffline {
+        /// The repository.
+        image: String,
+        /// The first that is missing.
+        digest: Digest,
+        /// How many are.
+        count: usize,
     },
     /// A required secret was not given.
     #[error("the step needs the secret `{id}`, which was not given")]
@@ -391,10 +404,18 @@ impl Hint for EngineError {
             Self::ContextPlace(error) => error.hints(),
             Self::Output(error) => error.hints(),
             Self::Diagnostics(diagnostics) => diagnostics.iter().flat_map(Hint::hints).collect(),
-            Self::NoBaseImage { reference, given } => {
-                let mut hints = vec![format!(
+            Self::LayerOffline { .. } => {
+                vec!["a build without --offline (WBUILD_OFFLINE) fetches them".to_owned()]
+            }
+            Self::NoBaseImage { reference, given, offline } => {
+                let mut hints = Vec::new();
+                if *offline {
+                    let pulls = "it was never pulled: a build without --offline (WBUILD_OFFLINE) does that";
+                    hints.push(pulls.to_owned());
+                }
+                hints.push(format!(
                     "name a copy of it: --build-context {reference}=oci-layout://DIR (scripts/base-image makes one)"
-                )];
+                ));
                 hints.extend(
                     wbuild_report::nearest(reference, given.iter().map(String::as_str))
                         .into_iter()

@@ -18,13 +18,14 @@ use wbuild_image::{
 };
 use wbuild_layer::{Contents, Recipe, Times, write_layer};
 use wbuild_oci::{Descriptor, DiffId, Digest, HistoryEntry, Reference};
+use wbuild_registry::Repository;
 use wbuild_snapshot::{TreeFace, named_tree_face};
 use wbuild_store::{RecordMeta, Ref, Store, seal_time};
 use wbuild_tree::Subtree;
 
 use crate::difference::difference;
 use crate::error::EngineError;
-use crate::images::OpenedImage;
+use crate::images::{BaseImages, OpenedImage};
 use crate::worker::Engine;
 
 /// Where a descriptor says when its image was made; BuildKit's layouts and metadata files have it.
@@ -76,6 +77,7 @@ pub struct BuiltImage {
     annotations: Annotations,
     created: Option<String>,
     store: Store,
+    images: Arc<BaseImages>,
     base: Option<Arc<OpenedImage>>,
 }
 
@@ -150,24 +152,62 @@ impl BuiltImage {
         }
     }
 
+    /// The repository that its base image came from: a registry that has that one lends its blobs.
+    pub fn base_repository(&self) -> Option<&Repository> {
+        self.base.as_ref()?.repository()
+    }
+
+    /// Where its layers are, for whoever outlives it.
+    pub fn source(&self) -> BlobSource {
+        let own = self.layers.iter().filter(|layer| !layer.base).map(|layer| layer.digest).collect();
+        let (images, base) = (Arc::clone(&self.images), self.base.clone());
+        BlobSource { store: self.store.clone(), images, base, own }
+    }
+
     fn base_blob(&self, digest: &Digest) -> Option<PathBuf> {
-        let base = self.base.as_ref()?;
-        let of_base = base.image.layers.iter().any(|layer| layer.descriptor.digest == *digest);
-        of_base.then(|| base.blob_path(digest))
+        base_blob(self.base.as_deref()?, digest)
+    }
+}
+
+/// The blob of a base image's layer, if it is in somebody else's folder.
+fn base_blob(base: &OpenedImage, digest: &Digest) -> Option<PathBuf> {
+    let of_base = base.image.layers.iter().any(|layer| layer.descriptor.digest == *digest);
+    of_base.then(|| base.blob_path(digest)).flatten()
+}
+
+/// The layers of an image that was built.
+#[derive(Clone, Debug)]
+pub struct BlobSource {
+    store: Store,
+    images: Arc<BaseImages>,
+    base: Option<Arc<OpenedImage>>,
+    /// Those that are new.
+    own: Vec<Digest>,
+}
+
+impl BlobSource {
+    /// The file of a layer, which is fetched if it is elsewhere: from the registry of the base image, or a remote cache.
+    ///
+    /// # Errors
+    /// When it cannot be had.
+    pub fn path(&self, digest: &Digest) -> io::Result<PathBuf> {
+        if let Some(path) = self.base.as_deref().and_then(|base| base_blob(base, digest)) {
+            return Ok(path);
+        }
+        if !self.store.holds_blob(digest).map_err(io::Error::other)? {
+            if let Some(base) = self.base.as_ref().filter(|base| base.repository().is_some()) {
+                self.images.bring(base).map_err(io::Error::other)?;
+            }
+            // Those that are in a remote cache come together.
+            self.store.bring(self.own.iter().map(|layer| Ref::Blob(*layer))).map_err(io::Error::other)?;
+        }
+        Ok(self.store.blob_path(digest))
     }
 }
 
 impl BlobFiles for BuiltImage {
     fn blob(&self, digest: &Digest) -> io::Result<PathBuf> {
-        if let Some(path) = self.base_blob(digest) {
-            return Ok(path);
-        }
-        if !self.store.holds_blob(digest).map_err(io::Error::other)? {
-            // Those that are in a remote cache come together.
-            let layers = self.layers.iter().filter(|layer| !layer.base);
-            self.store.bring(layers.map(|layer| Ref::Blob(layer.digest))).map_err(io::Error::other)?;
-        }
-        Ok(self.store.blob_path(digest))
+        self.source().path(digest)
     }
 
     fn seal(&self, digest: &Digest, size: u64) -> Option<SystemTime> {
@@ -289,6 +329,7 @@ impl Engine {
             annotations: options.annotations.clone(),
             created,
             store: self.store.clone(),
+            images: Arc::clone(&self.images),
             base,
         })
     }

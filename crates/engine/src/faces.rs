@@ -377,8 +377,9 @@ impl Engine {
             }
             DeltaId::Layer(layer) => {
                 let base = self.images.layer(layer).ok_or(EngineError::Lost { delta: *delta })?;
+                self.images.bring_layer(&base)?;
                 let open = || {
-                    let blob = base.open().map_err(io::Error::other)?;
+                    let blob = self.images.open_blob(&base).map_err(io::Error::other)?;
                     Ok(Box::new(blob) as Box<dyn io::Read + Send>)
                 };
                 let source = LayerSource { diff_id: *layer, blob: base.descriptor.digest, open: &open };

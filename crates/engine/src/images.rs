@@ -4,12 +4,15 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use wbuild_image::{BaseImage, LayoutError, OciLayout, Select, VerifiedReader};
+use wbuild_image::{BaseImage, OciLayout, Select, VerifiedReader};
 use wbuild_oci::{Descriptor, DiffId, Digest, Platform, Reference};
+use wbuild_registry::Repository;
 
+use crate::base_registry::{BaseRegistries, PulledBase};
 use crate::error::EngineError;
+use crate::remote::Following;
 
 /// Where an image is instead of in a registry.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,18 +54,37 @@ impl ImageLocation {
     }
 }
 
-/// A base image, and the layout that has its blobs.
+/// A base image, and where its blobs are.
 #[derive(Debug)]
 pub(crate) struct OpenedImage {
-    layout: OciLayout,
+    place: ImagePlace,
     /// Its documents.
     pub(crate) image: BaseImage,
 }
 
+#[derive(Debug)]
+enum ImagePlace {
+    /// In a layout.
+    Layout(OciLayout),
+    /// In a registry; here once somebody needs them.
+    Registry(PulledBase),
+}
+
 impl OpenedImage {
-    /// Where the blob of a layer is.
-    pub(crate) fn blob_path(&self, digest: &Digest) -> PathBuf {
-        self.layout.blob_path(digest)
+    /// Where the blob of a layer is, if it is in somebody else's folder.
+    pub(crate) fn blob_path(&self, digest: &Digest) -> Option<PathBuf> {
+        match &self.place {
+            ImagePlace::Layout(layout) => Some(layout.blob_path(digest)),
+            ImagePlace::Registry(_) => None,
+        }
+    }
+
+    /// The repository that it came from.
+    pub(crate) fn repository(&self) -> Option<&Repository> {
+        match &self.place {
+            ImagePlace::Layout(_) => None,
+            ImagePlace::Registry(base) => Some(&base.repository),
+        }
     }
 }
 
@@ -75,14 +97,13 @@ pub(crate) struct BaseLayer {
 }
 
 impl BaseLayer {
-    /// Where the blob is.
+    /// Where the blob is, for people.
     pub(crate) fn path(&self) -> PathBuf {
-        self.image.blob_path(&self.descriptor.digest)
-    }
-
-    /// Opens the blob; it is verified while it is read.
-    pub(crate) fn open(&self) -> Result<VerifiedReader<File>, LayoutError> {
-        self.image.layout.open_blob(&self.descriptor)
+        let digest = self.descriptor.digest;
+        match &self.image.place {
+            ImagePlace::Layout(layout) => layout.blob_path(&digest),
+            ImagePlace::Registry(base) => format!("{}@{digest}", base.repository).into(),
+        }
     }
 }
 
@@ -93,6 +114,8 @@ pub(crate) struct BaseImages {
     locations: BTreeMap<String, ImageLocation>,
     opened: Mutex<BTreeMap<(String, String), Arc<OpenedImage>>>,
     layers: Mutex<BTreeMap<DiffId, BaseLayer>>,
+    /// For all that are not in a layout.
+    pub(crate) registries: OnceLock<BaseRegistries>,
 }
 
 impl BaseImages {
@@ -107,12 +130,13 @@ impl BaseImages {
         if let Some(image) = opened.get(&known) {
             return Ok(Arc::clone(image));
         }
-        let location = self.location(reference).ok_or_else(|| EngineError::NoBaseImage {
-            reference: reference.to_owned(),
-            given: self.locations.keys().cloned().collect(),
-        })?;
-        let layout = OciLayout::open(&location.layout)?;
-        let image = layout.image(&location.select, platform)?;
+        let (image, place) = match self.location(reference) {
+            Some(location) => {
+                let layout = OciLayout::open(&location.layout)?;
+                (layout.image(&location.select, platform)?, ImagePlace::Layout(layout))
+            }
+            None => self.pulled(reference, platform)?,
+        };
         let found = image.config.platform();
         if !found.satisfies(platform) {
             let wanted = platform.to_string();
@@ -122,7 +146,7 @@ impl BaseImages {
                 wanted,
             });
         }
-        let image = Arc::new(OpenedImage { layout, image });
+        let image = Arc::new(OpenedImage { place, image });
         let mut layers = self.layers.lock().unwrap_or_else(PoisonError::into_inner);
         for layer in &image.image.layers {
             let base = BaseLayer { image: Arc::clone(&image), descriptor: layer.descriptor.clone() };
@@ -130,6 +154,52 @@ impl BaseImages {
         }
         opened.insert(known, Arc::clone(&image));
         Ok(image)
+    }
+
+    /// An image of a registry.
+    fn pulled(&self, reference: &str, platform: &Platform) -> Result<(BaseImage, ImagePlace), EngineError> {
+        let missing = |offline| EngineError::NoBaseImage {
+            reference: reference.to_owned(),
+            given: self.locations.keys().cloned().collect(),
+            offline,
+        };
+        let registries = self.registries.get().ok_or_else(|| missing(false))?;
+        let name: Reference = reference.parse().map_err(|_| missing(false))?;
+        let (image, base) = registries.open(&name, platform)?.ok_or_else(|| missing(true))?;
+        Ok((image, ImagePlace::Registry(base)))
+    }
+
+    /// Opens the blob of a layer; it is verified while it is read.
+    pub(crate) fn open_blob(&self, layer: &BaseLayer) -> Result<VerifiedReader<File>, EngineError> {
+        match (&layer.image.place, self.registries.get()) {
+            (ImagePlace::Layout(layout), _) => Ok(layout.open_blob(&layer.descriptor)?),
+            (ImagePlace::Registry(base), Some(registries)) => registries.open_blob(base, &layer.descriptor),
+            (ImagePlace::Registry(_), None) => Err(EngineError::NoBaseImage {
+                reference: layer.path().display().to_string(),
+                given: Vec::new(),
+                offline: false,
+            }),
+        }
+    }
+
+    /// Makes sure that a layer and those beside it are on this machine.
+    pub(crate) fn bring_layer(&self, layer: &BaseLayer) -> Result<(), EngineError> {
+        self.bring(&layer.image)
+    }
+
+    /// Makes sure that the layers of an image are on this machine.
+    pub(crate) fn bring(&self, image: &OpenedImage) -> Result<(), EngineError> {
+        match (&image.place, self.registries.get()) {
+            (ImagePlace::Registry(base), Some(registries)) => registries.bring(base),
+            _ => Ok(()),
+        }
+    }
+
+    /// From now on this build is listened to.
+    pub(crate) fn follow(&self, following: Following) {
+        if let Some(registries) = self.registries.get() {
+            registries.follow(following);
+        }
     }
 
     /// `node:22` and `docker.io/library/node:22` are one image.

@@ -21,6 +21,7 @@
 
 mod attest;
 mod baked;
+mod base_registry;
 mod caches;
 mod conflict;
 mod container;
@@ -55,11 +56,12 @@ mod verify;
 mod worker;
 
 pub use attest::{ProvenanceOptions, locked_packages};
+pub use base_registry::Pulling;
 pub use container::{Container, ContainerNetwork, ContainerOptions, ContainerProcess, Health, Probe};
 pub use context_source::{ContextPlace, ContextPlaceError, OpenedContext, REMOTE_DOCKERFILE};
 pub use contexts::LocalContext;
 pub use error::{EngineError, StepFailure};
-pub use export::{BuiltImage, BuiltLayer, Carrier, ExportOptions, timestamp};
+pub use export::{BlobSource, BuiltImage, BuiltLayer, Carrier, ExportOptions, timestamp};
 pub use files::{FileError, Missing, UnpackError};
 pub use handlers::handlers;
 pub use images::{ImageLocation, LocationError};

@@ -1,9 +1,13 @@
 //! Image registries, with what this machine trusts, its proxies, and the person's rules and credentials.
 
-use wbuild_oci::Descriptor;
+use std::collections::BTreeMap;
+
+use wbuild_oci::{Descriptor, Digest};
 use wbuild_registry::{CredentialFiles, RegistryClient, RegistryError, RegistryOptions, Repository, Rules};
 use wbuild_remote::{HttpOptions, Proxies, Watch};
+use wbuild_store::Store;
 
+use crate::base_registry::{BaseRegistries, Pulling};
 use crate::error::EngineError;
 use crate::remote::IntoStore;
 use crate::trust::Trust;
@@ -47,17 +51,40 @@ impl Engine {
         descriptor: &Descriptor,
         watch: &Watch<'_>,
     ) -> Result<bool, EngineError> {
-        if self.store.has_blob(&descriptor.digest)? {
-            return Ok(false);
-        }
-        // One after the other, so that what two ask for is fetched once.
-        let _lock = self.store.lock(&descriptor.digest)?;
-        if self.store.has_blob(&descriptor.digest)? {
-            return Ok(false);
-        }
-        let mut blob = IntoStore::new(&self.store)?;
-        client.fetch(repository, descriptor, &mut blob, watch)?;
-        blob.finish(Some(&descriptor.digest))?;
-        Ok(true)
+        pull_blob(&self.store, client, repository, descriptor, watch)
     }
+
+    /// Takes base images that no `--build-context` names from registries.
+    pub fn pull_from(&mut self, pulling: Pulling) {
+        let registries = BaseRegistries::new(pulling, self.store.clone());
+        // The first one stays: a session has one.
+        let _ = self.images.registries.set(registries);
+    }
+
+    /// What the names of base images from registries stood for in this session, in their full form.
+    pub fn resolved_images(&self) -> BTreeMap<String, Digest> {
+        self.images.registries.get().map(BaseRegistries::resolved).unwrap_or_default()
+    }
+}
+
+/// See [`Engine::pull_blob`].
+pub(crate) fn pull_blob(
+    store: &Store,
+    client: &RegistryClient,
+    repository: &Repository,
+    descriptor: &Descriptor,
+    watch: &Watch<'_>,
+) -> Result<bool, EngineError> {
+    if store.has_blob(&descriptor.digest)? {
+        return Ok(false);
+    }
+    // One after the other, so that what two ask for is fetched once.
+    let _lock = store.lock(&descriptor.digest)?;
+    if store.has_blob(&descriptor.digest)? {
+        return Ok(false);
+    }
+    let mut blob = IntoStore::new(store)?;
+    client.fetch(repository, descriptor, &mut blob, watch)?;
+    blob.finish(Some(&descriptor.digest))?;
+    Ok(true)
 }

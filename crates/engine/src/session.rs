@@ -155,7 +155,9 @@ impl Engine {
         }
         self.begin_sharing(&options.events);
         let (events, cancellation) = (options.events.clone(), options.cancellation.clone());
-        self.remotes.follow(Following { events, cancellation });
+        let following = Following { events, cancellation };
+        self.images.follow(following.clone());
+        self.remotes.follow(following);
         let solver =
             Solver::new(Arc::clone(self), options.events.clone(), options.cancellation.clone(), options.jobs)
                 .without_cache(options.no_cache.clone());

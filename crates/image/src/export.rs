@@ -8,7 +8,8 @@ use wbuild_report::Hint;
 
 use crate::assemble::{Annotations, AssembleError, DocumentBlob, Image};
 use crate::attach::{Attachment, AttestedIndex, Referrer, fallback_tag, referrers_index};
-use crate::collect::ImageParts;
+use crate::collect::{ImageParts, collect_image};
+use crate::find::{Documents, ImageError};
 
 /// The file every layout begins with (OCI image-spec, image-layout.md).
 pub(crate) const LAYOUT_FILE: &str = "oci-layout";
@@ -163,6 +164,19 @@ impl Export {
         Self { root, documents, layers, images, names, referrers: None }
     }
 
+    /// Everything that belongs to it, as a registry takes it: without the artifacts that refer to it.
+    ///
+    /// # Errors
+    /// Only when its documents contradict each other.
+    pub fn pushed(&self) -> Result<ImageParts, ImageError> {
+        collect_image(&self.root, self)
+    }
+
+    /// A document that it holds itself.
+    pub fn document(&self, digest: &Digest) -> Option<&[u8]> {
+        self.documents.get(digest).map(Vec::as_slice)
+    }
+
     /// Bytes of all its layers' blobs.
     pub fn layer_bytes(&self) -> u64 {
         self.layers.values().map(|layer| layer.size).sum()
@@ -205,6 +219,22 @@ impl Export {
         }
         let index = Index { annotations, ..Index::new(self.entries(listed)) };
         to_canonical_json(&index).map_err(ExportError::Json)
+    }
+}
+
+impl Documents for Export {
+    type Error = ImageError;
+
+    fn read(&self, descriptor: &Descriptor) -> Result<Vec<u8>, ImageError> {
+        let missing = || {
+            let place = self.place(&descriptor.digest);
+            ImageError::Document { place, source: wbuild_oci::DocumentError::Unknown }
+        };
+        self.documents.get(&descriptor.digest).cloned().ok_or_else(missing)
+    }
+
+    fn place(&self, digest: &Digest) -> String {
+        digest.to_string()
     }
 }
 

@@ -20,6 +20,7 @@ use wbuild_solver::{NoCache, SolveError};
 
 use super::attest::{Attestor, BuildFacts, IMAGE_BUILD, Requests};
 use super::outputs::{Bare, Delivery, DeliveryError, Outputs, finish, plain_export};
+use super::pinned::Pins;
 use super::request::{any_platform, budget, build_args, jobs, labels, secrets, sharing};
 use super::result::{share, solve_and};
 use super::timestamp::{Sources, created};
@@ -43,6 +44,8 @@ pub(crate) fn run(args: &ImageArgs, session: &Session) -> Result<(), Failure> {
     let sharing = sharing(&args.sharing, session)?;
     let mut engine = open(args, session, &platform)?;
     engine.share(sharing);
+    let pins = Pins::read(&root)?;
+    pins.apply(&mut engine, &args.pulling, session)?;
     let workspace = engine.open_workspace(&root)?;
     let spec = spec(args, &workspace)?;
     if args.print_spec {
@@ -110,6 +113,7 @@ pub(crate) fn run(args: &ImageArgs, session: &Session) -> Result<(), Failure> {
         attestor: &attestor,
         checkout: Some(&root),
         variable: &session.variable,
+        cancellation: &session.cancellation,
     };
     let done = solve_and(
         &engine,
@@ -125,6 +129,12 @@ pub(crate) fn run(args: &ImageArgs, session: &Session) -> Result<(), Failure> {
         Err(failure) => (Err(failure), false),
     };
     share(&engine, &progress, delivered.as_ref().err());
+    let delivered = delivered.and_then(|mut delivered| {
+        if args.pulling.pin {
+            delivered.said(pins.write(&engine)?);
+        }
+        Ok(delivered)
+    });
     finish(delivered, &delivery, progress, mode, args.progress.quiet)?;
     if ran {
         // The image is written; a store that cannot be tidied now is tidied after the next build.

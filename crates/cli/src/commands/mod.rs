@@ -7,6 +7,7 @@ pub(crate) mod doctor;
 pub(crate) mod image;
 pub(crate) mod login;
 mod outputs;
+mod pinned;
 mod request;
 mod result;
 pub(crate) mod run;

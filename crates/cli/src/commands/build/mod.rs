@@ -24,6 +24,7 @@ use wbuild_report::{Diagnostic, Warning};
 
 use super::attest::{Attestor, BuildFacts, DOCKERFILE_BUILD, Requests};
 use super::outputs::{Bare, Delivery, DeliveryError, Outputs, finish, plain_export};
+use super::pinned::Pins;
 use super::request::{any_platform, budget, build_args, jobs, labels, secrets, sharing};
 use super::result::{share, solve_and};
 use super::timestamp::{Sources, created};
@@ -64,6 +65,10 @@ pub(crate) fn run(args: &BuildArgs, session: &Session) -> Result<(), Failure> {
     if let Some(name) = flags::turbo_cache(args)? {
         engine.serve_turbo(name).map_err(Failure::new)?;
     }
+    // Beside what is built; a context from elsewhere is built from here.
+    let here = Path::new(&args.dockerfile.context);
+    let pins = Pins::read(if here.is_dir() { here } else { Path::new(".") })?;
+    pins.apply(&mut engine, &args.pulling, session)?;
     let opened = source::open(&args.dockerfile, &contexts, &mut engine, session)?;
     let Parsed { dockerfile, diagnostics } = read(&opened.source)?;
     let input = DockerfileInput {
@@ -133,6 +138,7 @@ pub(crate) fn run(args: &BuildArgs, session: &Session) -> Result<(), Failure> {
         attestor: &attestor,
         checkout: None,
         variable: &session.variable,
+        cancellation: &session.cancellation,
     };
     let done = solve_and(
         &engine,
@@ -148,6 +154,12 @@ pub(crate) fn run(args: &BuildArgs, session: &Session) -> Result<(), Failure> {
         Err(failure) => (Err(failure), false),
     };
     share(&engine, &progress, delivered.as_ref().err());
+    let delivered = delivered.and_then(|mut delivered| {
+        if args.pulling.pin {
+            delivered.said(pins.write(&engine)?);
+        }
+        Ok(delivered)
+    });
     finish(delivered, &delivery, progress, mode, args.progress.quiet)?;
     if ran {
         // The result is written; a store that cannot be tidied now is tidied after the next build.

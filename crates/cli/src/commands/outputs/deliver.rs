@@ -11,9 +11,10 @@ use wbuild_image::{ArchiveFormat, Export, ExportError, write_archive, write_arch
 use wbuild_layer::{Compression, Recipe, Times};
 use wbuild_load::{LoadError, Loaded, Loading, Machine, choose_engine, choose_store, load, store};
 use wbuild_oci::Reference;
-use wbuild_solver::Solution;
+use wbuild_solver::{Cancellation, Solution};
 use wbuild_tree::EntryPath;
 
+use super::push::push;
 use super::{Form, ImageOutput, ImagePlace, Output, Outputs};
 use crate::args::OutputArgs;
 use crate::commands::attest::{Attestor, Findings};
@@ -40,8 +41,10 @@ pub(crate) struct Delivery<'a> {
     pub(crate) attestor: &'a Attestor<'a>,
     /// The checkout that may get a folder of wbuild's own.
     pub(crate) checkout: Option<&'a Path>,
-    /// Environment variables, by which other engines are found.
+    /// Environment variables, by which other engines and credentials are found.
     pub(crate) variable: &'a dyn Fn(&str) -> Option<String>,
+    /// What ends a push.
+    pub(crate) cancellation: &'a Cancellation,
 }
 
 /// Why an output could not be written.
@@ -189,7 +192,7 @@ impl Delivery<'_> {
                 let found = choose_store(&Machine { variable: self.variable })?;
                 return self.hand_over(built, &export, &|loading| store(&found, loading));
             }
-            ImagePlace::Registry(_) => return Ok(String::new()),
+            ImagePlace::Registry(how) => return push(self, built, &export, *how),
         };
         Ok(format!("image {} ({} in {} layers)", path.display(), size(built.size()), built.layers.len()))
     }
@@ -334,6 +337,11 @@ pub(crate) fn finish(
 }
 
 impl Delivered {
+    /// Adds a line for people.
+    pub(crate) fn said(&mut self, line: String) {
+        self.lines.push(line);
+    }
+
     /// Writes the files that say what was built, as buildx does.
     fn describe(&self, delivery: &Delivery<'_>) -> Result<(), Failure> {
         let put = |path: &Path, text: String| {

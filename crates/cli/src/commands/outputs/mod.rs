@@ -4,6 +4,7 @@ mod annotations;
 mod csv;
 mod deliver;
 mod places;
+mod push;
 mod spec;
 
 use std::io::IsTerminal;

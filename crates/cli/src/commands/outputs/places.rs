@@ -54,13 +54,7 @@ pub(super) fn check(output: &Output, variable: &dyn Fn(&str) -> Option<String>) 
             ImagePlace::Store => {
                 choose_store(&machine).map_err(Failure::new)?;
             }
-            ImagePlace::Registry(_) => {
-                return Err(Failure::usage(
-                    "builds do not push yet",
-                    "write a layout, and push that: -o type=oci,dest=FOLDER,tar=false",
-                ));
-            }
-            ImagePlace::Layout(..) | ImagePlace::Archive(..) => {}
+            ImagePlace::Layout(..) | ImagePlace::Archive(..) | ImagePlace::Registry(_) => {}
         }
     }
     let Some(place) = path(output).filter(|_| !is_standard_output(output)) else { return Ok(()) };

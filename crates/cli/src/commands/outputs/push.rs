@@ -1,0 +1,94 @@
+//! `--push`: a built image to the registries that its names say.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::sync::Arc;
+
+use wbuild_engine::{BuiltImage, EngineError, registry_client};
+use wbuild_image::Export;
+use wbuild_oci::Reference;
+use wbuild_registry::{Blob, Content, RegistryClient, Repository, at_once};
+use wbuild_remote::{Retry, Stop, Watch};
+
+use super::Push;
+use super::deliver::{Delivery, DeliveryError};
+use crate::render::size;
+
+/// Pushes, and tells in a line what was sent. Blobs that are there are not sent; those of the base image are lent by its
+/// repository where that is in the same registry, and fetched only when they have to be sent.
+pub(super) fn push(
+    delivery: &Delivery<'_>,
+    built: &BuiltImage,
+    export: &Export,
+    how: Push,
+) -> Result<String, DeliveryError> {
+    let client = registry_client(delivery.variable)?;
+    let stop = Stop::new();
+    let stopping = stop.clone();
+    let _subscription = delivery.cancellation.subscribe(move || stopping.stop());
+    let retrying = |_: &Retry| {};
+    let watch = Watch { stop: &stop, retrying: &retrying };
+    let parts = export.pushed().map_err(|error| EngineError::Layout(error.into()))?;
+    let source = Arc::new(built.source());
+    let documents =
+        parts.configs.iter().map(|config| Blob::bytes(&config.descriptor.media_type, config.bytes.clone()));
+    let layers = parts.layers.iter().map(|layer| {
+        // An attestation is a document of the image itself.
+        if let Some(bytes) = export.document(&layer.digest) {
+            return Blob::bytes(&layer.media_type, bytes.to_vec());
+        }
+        let (source, digest) = (Arc::clone(&source), layer.digest);
+        let open = move |offset| {
+            let mut file = File::open(source.path(&digest)?)?;
+            file.seek(SeekFrom::Start(offset))?;
+            Ok(Box::new(file) as Box<dyn Read + Send>)
+        };
+        Blob::new(layer.clone(), open).also_in(built.base_repository().cloned())
+    });
+    let content = Content {
+        root: parts.root.clone(),
+        manifests: parts.manifests.clone(),
+        blobs: documents.chain(layers).collect(),
+    };
+    let names: Vec<Reference> = match how.by_digest {
+        false => export.names.clone(),
+        true => {
+            let digest = Some(export.root.digest);
+            let of = |name: &Reference| Reference { tag: None, digest, ..name.clone() };
+            export.names.iter().map(of).collect()
+        }
+    };
+    let report = client.push(&names, &content, &watch).map_err(EngineError::from)?;
+    push_referrers(&client, &names, export, &watch)?;
+    let shown: Vec<String> = names.iter().map(Reference::familiar).collect();
+    let what = if report.tagged == 0 { "unchanged" } else { "pushed" };
+    let (shown, sent, all) = (shown.join(", "), size(report.sent_bytes), size(built.size()));
+    Ok(format!(
+        "{what} {shown} (sent {sent} of {all}; {} blobs there, {} lent)",
+        report.present, report.mounted
+    ))
+}
+
+/// What is said about the image follows it.
+fn push_referrers(
+    client: &RegistryClient,
+    names: &[Reference],
+    export: &Export,
+    watch: &Watch<'_>,
+) -> Result<(), EngineError> {
+    let repositories: BTreeSet<Repository> = names.iter().map(Repository::of).collect();
+    for repository in &repositories {
+        for referrer in export.referrers() {
+            let blobs: Vec<Blob> = referrer
+                .blobs
+                .iter()
+                .map(|blob| Blob::bytes(&blob.descriptor.media_type, blob.bytes.clone()))
+                .collect();
+            at_once(&blobs, watch, |blob, watch| client.push_blob(repository, blob, watch))?;
+            let listed = &referrer.manifest.descriptor;
+            client.attach(repository, &export.root.digest, &referrer.manifest, listed, watch)?;
+        }
+    }
+    Ok(())
+}
