@@ -412,11 +412,15 @@ impl Build {
         messages.filter(|message| !message.starts_with("--build-context")).collect()
     }
 
-    /// What was said beside warnings, without what says which image was written.
+    /// What was said beside warnings.
     pub(crate) fn notes(&self) -> Vec<&str> {
         let notes = self.events.iter().filter(|event| event["event"] == "note");
-        let texts = notes.filter_map(|event| event["text"].as_str());
-        texts.filter(|text| !text.starts_with("image ")).collect()
+        notes.filter_map(|event| event["text"].as_str()).collect()
+    }
+
+    /// The same without what says which image was written.
+    pub(crate) fn other_notes(&self) -> Vec<&str> {
+        self.notes().into_iter().filter(|text| !text.starts_with("image ")).collect()
     }
 
     /// What the steps wrote.

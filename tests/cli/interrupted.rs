@@ -92,3 +92,25 @@ fn one_who_waits_for_a_step_that_is_killed_runs_it() {
     second.digest();
     assert!(second.steps("built").contains(&"[deps] pnpm install"));
 }
+
+/// While an image is written, to somebody who does not read on.
+#[test]
+fn ctrl_c_while_an_output_is_written() {
+    use std::io::Read;
+    use std::process::Stdio;
+
+    let context = TestContext::empty();
+    context.write("large", &"0123456789abcdef".repeat(1 << 17));
+    context.write("Dockerfile", "FROM scratch\nCOPY large /\n");
+    let mut child = context
+        .command(&["build", "--progress", "quiet", "-o", "type=tar", "."])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The first bytes of the archive.
+    let mut begun = [0; 1];
+    child.stdout.as_mut().unwrap().read_exact(&mut begun).unwrap();
+    rustix::process::kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+}

@@ -77,7 +77,7 @@ fn a_machine_that_has_nothing_runs_no_step_of_a_dockerfile() {
     let folder = Folder::new();
     let first = build(&dockerfile("one"), &[&folder.to("")]);
     assert_eq!(first.steps("built").len(), STEPS);
-    assert!(first.notes().iter().any(|note| note.contains("added")), "{:?}", first.notes());
+    assert!(first.other_notes().iter().any(|note| note.contains("added")), "{:?}", first.other_notes());
     let second = dockerfile("one");
     let imported = build(&second, &[&folder.from("")]);
     assert_eq!(imported.digest(), first.digest());
@@ -86,7 +86,7 @@ fn a_machine_that_has_nothing_runs_no_step_of_a_dockerfile() {
     // Nothing is new.
     let bytes = folder.bytes();
     let filled = build(&second, &[&folder.from(""), &folder.to("")]);
-    let notes = filled.notes();
+    let notes = filled.other_notes();
     assert!(!notes.iter().any(|note| note.contains("added")) && folder.bytes() == bytes, "{notes:?}");
     // Only what was needed came; without the cache the rest is made here.
     assert_eq!(build(&second, &[]).digest(), first.digest());

@@ -75,7 +75,7 @@ fn whatever_a_registry_does_the_image_is_right_and_it_is_said_once() {
         let built = build(&dockerfile("one"), &[&format!("--cache-to={}/team/cache", registry.host())]);
         assert_eq!(built.digest(), digest, "{path} {fault:?}");
         assert_eq!(built.warnings().len(), 1, "{method} {path} {fault:?}: {:?}", built.warnings());
-        assert_eq!(built.notes(), Vec::<&str>::new(), "{path} {fault:?}");
+        assert_eq!(built.other_notes(), Vec::<&str>::new(), "{path} {fault:?}");
     }
 }
 

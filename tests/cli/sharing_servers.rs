@@ -62,7 +62,7 @@ pub(super) fn round_trip(to: &str, from: &str, env: &[(&str, &str)]) {
     let imported = build(&machine("one"), &[&from, &to]);
     assert_eq!(imported.digest(), filled.digest());
     assert_eq!((imported.steps("built"), imported.warnings()), (vec![], vec![]));
-    assert_eq!(imported.notes(), Vec::<&str>::new());
+    assert_eq!(imported.other_notes(), Vec::<&str>::new());
     let changed = build(&machine("two"), &[&from, &to]);
     assert_eq!(changed.digest(), build(&dockerfile("two"), &[]).digest());
     assert!(changed.steps("built").len() < STEPS);
@@ -212,7 +212,7 @@ fn a_server_that_takes_nothing_costs_a_warning() {
         let built = build(&dockerfile("one"), &[&format!("--cache-to=type=http,url={}", server.url(""))]);
         assert_eq!(built.digest(), digest, "{name}");
         assert_eq!(built.warnings().len(), 1, "{name}: {:?}", built.warnings());
-        assert_eq!(built.notes(), Vec::<&str>::new(), "{name}");
+        assert_eq!(built.other_notes(), Vec::<&str>::new(), "{name}");
     }
 }
 

@@ -3,12 +3,24 @@
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::{Handle, Signals};
 use wbuild_solver::Cancellation;
 
 type Answer = Box<dyn FnMut(i32) + Send>;
+
+/// So long a build that was asked to stop may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Where nothing runs that could be asked to stop (an image is being written, standard input is being read), the process
+/// ends: what is unfinished of outputs is removed, and the store is made for it.
+fn end() {
+    wbuild_image::abandon_outputs();
+    #[expect(clippy::exit, reason = "nobody is left who could return")]
+    std::process::exit(i32::from(crate::exit::INTERRUPTED));
+}
 
 /// What signals to this process do.
 pub(crate) struct Interrupts {
@@ -29,7 +41,15 @@ impl Interrupts {
                 // visible.
                 std::process::abort();
             }
-            token.cancel();
+            if token.cancel() {
+                // Whoever listened stops soon; should it hang, this process does not.
+                let _ = std::thread::Builder::new().spawn(|| {
+                    std::thread::sleep(PATIENCE);
+                    end();
+                });
+            } else {
+                end();
+            }
         };
         let answer: Arc<Mutex<Answer>> = Arc::new(Mutex::new(Box::new(cancel)));
         let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;

@@ -40,6 +40,6 @@ pub use find::{BaseImage, Documents, ImageError, find_image, read_document};
 pub use layout::{LayoutChanges, check_layout_folder, write_layout};
 pub use open::{LayoutError, OciLayout, Select};
 pub use others::Others;
-pub use output_file::OutputFile;
+pub use output_file::{OutputFile, abandon_outputs};
 pub use unpack::{UnpackError, is_archive_name, unpack_archive};
 pub use verified::{BlobMismatch, VerifiedReader};

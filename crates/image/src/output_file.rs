@@ -1,6 +1,19 @@
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+/// Files that are being written by this process.
+static PARTIAL: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
+/// Removes what is not complete of all outputs of this process, which ends now.
+pub fn abandon_outputs() {
+    for path in PARTIAL.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        // Nobody is left to be told.
+        let _ = fs::remove_file(path);
+    }
+}
 
 /// A file that somebody asked for with `--output`. A regular one appears, or changes, only when it is complete, and keeps
 /// the mode of the one it replaces; what a link leads to is replaced, not the link. A pipe or a device is written to as it
@@ -42,6 +55,7 @@ impl OutputFile {
         name.push(format!(".wbuild-{}", std::process::id()));
         let partial = real.with_file_name(name);
         let file = File::create(&partial)?;
+        PARTIAL.lock().unwrap_or_else(PoisonError::into_inner).insert(partial.clone());
         let output = Self { file, replaces: Some(Replaces { partial, path: real }) };
         if let Some(meta) = existing {
             output.file.set_permissions(meta.permissions())?;
@@ -55,6 +69,7 @@ impl OutputFile {
     /// When it cannot.
     pub fn commit(mut self) -> io::Result<()> {
         let Some(replaces) = self.replaces.take() else { return Ok(()) };
+        PARTIAL.lock().unwrap_or_else(PoisonError::into_inner).remove(&replaces.partial);
         fs::rename(&replaces.partial, &replaces.path).inspect_err(|_| {
             // The error that matters is the first one.
             let _ = fs::remove_file(&replaces.partial);
@@ -76,6 +91,7 @@ impl Drop for OutputFile {
     fn drop(&mut self) {
         if let Some(replaces) = &self.replaces {
             let _ = fs::remove_file(&replaces.partial);
+            PARTIAL.lock().unwrap_or_else(PoisonError::into_inner).remove(&replaces.partial);
         }
     }
 }

@@ -22,14 +22,16 @@ impl Cancellation {
         Self::default()
     }
 
-    /// Asks to stop; every listener is called once. Further calls do nothing.
-    pub fn cancel(&self) {
+    /// Asks to stop; every listener is called once. Further calls do nothing. Says whether anybody listened.
+    pub fn cancel(&self) -> bool {
         if self.0.cancelled.swap(true, Ordering::SeqCst) {
-            return;
+            return true;
         }
-        for listener in self.0.listeners.lock().unwrap_or_else(PoisonError::into_inner).values() {
+        let listeners = self.0.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        for listener in listeners.values() {
             listener();
         }
+        !listeners.is_empty()
     }
 
     /// Whether stopping was asked for.
