@@ -1,6 +1,5 @@
 //! Caches in object stores: moto's S3 where it can be installed, and a server that answers as all of them do.
 #![cfg(feature = "object-stores")]
-#![expect(clippy::print_stderr, reason = "says why a test is skipped")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::collections::BTreeMap;
