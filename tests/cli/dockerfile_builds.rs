@@ -37,6 +37,32 @@ fn equal_layers_in_one_root() {
     assert_eq!(output.code, 0, "{output}");
 }
 
+/// As with folders, what a step writes to a file that is bound writable is forgotten.
+#[test]
+fn single_files_are_bound_writable() {
+    if bases().is_none() {
+        return;
+    }
+    let context = TestContext::empty();
+    context.write("page.txt", "page\n");
+    context.write(
+        "Dockerfile",
+        "FROM alpine:3.23\n\
+         RUN --mount=type=bind,from=alpine:3.23,source=/etc/alpine-release,target=/rel,rw \\\n\
+         grep -q ^3 /rel && echo changed > /rel && cat /rel > /out\n\
+         RUN --mount=type=bind,source=page.txt,target=/page,rw cat /page >> /out && echo more >> /page && cat /page >> /out\n\
+         RUN --mount=type=bind,source=page.txt,target=/page,rw cat /page >> /out && cat /out && ! test -e /rel\n",
+    );
+    let output = build(&context, &["-o", "type=tar,dest=../out.tar", "."]);
+    assert_eq!(output.code, 0, "{output}");
+    for line in [" changed\n", " page\n", " more\n"] {
+        assert!(output.stderr.contains(line), "{line}: {output}");
+    }
+    assert_eq!(output.stderr.matches(" page\n").count(), 3, "{output}");
+    assert_eq!(output.stderr.matches(" more\n").count(), 1, "{output}");
+    assert_eq!(context.read("page.txt"), "page\n");
+}
+
 #[test]
 fn a_user_writes_to_the_standard_streams() {
     if bases().is_none() {

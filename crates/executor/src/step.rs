@@ -188,7 +188,8 @@ pub enum Access {
     ReadOnly,
     /// Writing changes the source: a cache directory.
     ReadWrite,
-    /// Writing works, changes nothing outside, and is forgotten: `RUN --mount=type=bind,rw`. Directories only.
+    /// Writing works, changes nothing outside, and is forgotten: `RUN --mount=type=bind,rw`. Directories and
+    /// regular files; of a file, the step gets a copy in memory.
     Discarded,
 }
 

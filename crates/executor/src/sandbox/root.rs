@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
@@ -150,6 +150,31 @@ impl Staging {
         Overlay { lowers: vec![lower], changes: Some((upper.as_fd(), work.as_fd())) }
             .mount(UNTRUSTED, place.as_fd())?;
         self.directory(&name)
+    }
+
+    /// A copy of the file `source`, in memory, that may be written to: overlayfs shows directories only. What is no
+    /// file (a pipe could block) is refused.
+    fn copy(&self, source: BorrowedFd<'_>) -> Result<OwnedFd, Failure> {
+        // Its own tmpfs, as for directories.
+        let memory = mount::tmpfs(0o755, None, UNTRUSTED)?;
+        mount::attach(memory.as_fd(), self.directory(&self.unique())?.as_fd()).doing(Doing::Tmpfs)?;
+        let write = || -> Result<OwnedFd, std::io::Error> {
+            let like = rustix::fs::fstat(source)?;
+            if FileType::from_raw_mode(like.st_mode) != FileType::RegularFile {
+                return Err(Errno::OPNOTSUPP.into());
+            }
+            // The descriptor only names the file.
+            let mut read = std::fs::File::open(format!("/proc/self/fd/{}", source.as_raw_fd()))?;
+            let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+            let copy = rustix::fs::openat(&memory, "file", flags, Mode::from_raw_mode(0o600))?;
+            let mut copy = std::fs::File::from(copy);
+            std::io::copy(&mut read, &mut copy)?;
+            self.identity.give(&copy, like.st_uid, like.st_gid)?;
+            rustix::fs::fchmod(&copy, Mode::from_raw_mode(like.st_mode))?;
+            copy.set_modified(read.metadata()?.modified()?)?;
+            Ok(rustix::fs::openat(&memory, "file", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?)
+        };
+        write().doing(Doing::WriteFile)
     }
 }
 
@@ -329,10 +354,11 @@ fn bind(
         Access::ReadOnly => place(root, target, source, UNTRUSTED | READ_ONLY, made),
         Access::ReadWrite => place(root, target, source, UNTRUSTED, made),
         Access::Discarded => {
-            if !mount::is_directory(source).doing_to(Doing::Bind, target)? {
-                return Err(Failure::new(Doing::Bind, Some(target), Errno::NOTDIR));
-            }
-            let copy = staging.discarding(source)?;
+            let copy = if mount::is_directory(source).doing_to(Doing::Bind, target)? {
+                staging.discarding(source)?
+            } else {
+                staging.copy(source)?
+            };
             place(root, target, copy.as_fd(), UNTRUSTED, made)
         }
     }

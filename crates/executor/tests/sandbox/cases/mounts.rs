@@ -1,5 +1,5 @@
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
 
 use wbuild_executor::{
@@ -164,6 +164,15 @@ pub(super) fn discarded_changes(bed: &Bed) -> Verdict {
     assert_eq!(ran.out, "after\nfile\nnew\n");
     assert_eq!(fs::read_to_string(source.join("file")).unwrap(), "before");
     assert_eq!(fs::read_dir(&source).unwrap().count(), 1);
+    assert_eq!(fs::read_dir(&ran.upper).unwrap().count(), 0);
+    // One file of it.
+    let file = source.join("file");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
+    let mut step = bed.step("stat -c %a /one; cat /one; echo after > /one; cat /one");
+    step.mounts.push(bind(Source::host(&file), "/one", Access::Discarded));
+    let ran = bed.run(&step).ok();
+    assert_eq!(ran.out, "640\nbeforeafter\n");
+    assert_eq!(fs::read_to_string(&file).unwrap(), "before");
     assert_eq!(fs::read_dir(&ran.upper).unwrap().count(), 0);
     Passed
 }
