@@ -92,6 +92,34 @@ fn a_machine_that_has_nothing_runs_no_step_of_a_dockerfile() {
     assert_eq!(build(&second, &[]).digest(), first.digest());
 }
 
+/// A folder that is not there is a mistake, unless this build makes it; a scope that is not there yet is worth a line.
+#[test]
+fn caches_that_have_nothing_are_named() {
+    let small = || {
+        let context = TestContext::empty();
+        context.write("Dockerfile", "FROM scratch\nCOPY page.txt /\n");
+        context.write("page.txt", "one");
+        context
+    };
+    let folder = Folder::new();
+    let lost = build(&small(), &[&folder.from("")]);
+    let warnings = lost.warnings();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(
+        warnings[0].starts_with("there is no cache at `") && warnings[0].ends_with("/cache`: no such folder"),
+        "{warnings:?}"
+    );
+    assert_eq!(lost.notes(), Vec::<&str>::new());
+    let first = build(&small(), &[&folder.from(""), &folder.to("")]);
+    assert_eq!((first.digest(), first.warnings()), (lost.digest(), vec![]));
+    assert!(first.notes()[0].ends_with("/cache: nothing found in main"), "{:?}", first.notes());
+    let found = build(&small(), &[&folder.from("")]);
+    assert_eq!((found.warnings(), found.notes()), (vec![], vec![]));
+    let elsewhere = build(&small(), &[&folder.from(",scope=web")]);
+    assert_eq!(elsewhere.warnings(), Vec::<&str>::new());
+    assert!(elsewhere.notes()[0].ends_with("/cache: nothing found in web"), "{:?}", elsewhere.notes());
+}
+
 #[test]
 fn with_a_changed_file_steps_stand_on_what_was_imported() {
     let Some(_) = bases() else { return };

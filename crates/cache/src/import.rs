@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -67,6 +68,17 @@ impl Import {
             }
         }
         found
+    }
+
+    /// Places that have none of the scopes that are read from them, as far as they have answered; with those scopes.
+    pub fn absent(&self) -> BTreeMap<String, Vec<String>> {
+        let mut places: BTreeMap<String, Vec<&Source>> = BTreeMap::new();
+        for source in &self.sources {
+            places.entry(source.backend.place()).or_default().push(source);
+        }
+        places.retain(|_, sources| sources.iter().all(|source| source.is_absent()));
+        let scopes = |sources: Vec<&Source>| sources.iter().map(|source| source.scope.clone()).collect();
+        places.into_iter().map(|(place, sources)| (place, scopes(sources))).collect()
     }
 
     fn is_trusted(&self, kind: Kind, key: &Digest, entry: &Entry, place: &str) -> bool {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use wbuild_oci::Reference;
@@ -267,6 +267,14 @@ impl Place {
         match fields.fields.keys().next() {
             Some(name) => Err(fields.error(format!("`{}` means nothing here", name.escape_debug()))),
             None => Ok(place),
+        }
+    }
+
+    /// The folder, of a place that is one.
+    pub fn folder(&self) -> Option<&Path> {
+        match &self.kind {
+            PlaceKind::Local(folder) => Some(folder),
+            _ => None,
         }
     }
 

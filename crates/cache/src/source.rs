@@ -46,6 +46,8 @@ pub(crate) struct Source {
     patience: Duration,
     /// The place cannot be used any more.
     broken: AtomicBool,
+    /// The place has no such scope.
+    absent: AtomicBool,
     /// One at a time: whoever waits finds what the other brought.
     fetching: Mutex<()>,
 }
@@ -129,6 +131,7 @@ impl Source {
             deadline: Instant::now() + patience,
             patience,
             broken: AtomicBool::new(false),
+            absent: AtomicBool::new(false),
             fetching: Mutex::new(()),
         });
         let worker = Arc::clone(&source);
@@ -143,7 +146,10 @@ impl Source {
     fn load(&self) -> Option<Arc<Loaded>> {
         let index = self.backend.index(&self.scope).and_then(|bytes| match bytes {
             Some(bytes) => Index::decode(&bytes),
-            None => Ok(Index::default()),
+            None => {
+                self.absent.store(true, Ordering::Relaxed);
+                Ok(Index::default())
+            }
         });
         match index {
             Ok(index) => Some(Arc::new(Loaded::new(index))),
@@ -152,6 +158,11 @@ impl Source {
                 None
             }
         }
+    }
+
+    /// Whether the place has answered that it has no such scope.
+    pub(crate) fn is_absent(&self) -> bool {
+        self.absent.load(Ordering::Relaxed)
     }
 
     /// The index, as soon as it is there; `None` when it is not in time, or cannot be had.

@@ -46,6 +46,9 @@ pub(crate) fn share(engine: &Engine, progress: &Progress, failure: Option<&Failu
     if matches!(failure, Some(Failure::Interrupted)) {
         return;
     }
+    for (place, scopes) in engine.empty_caches() {
+        progress.note(format!("cache {place}: nothing found in {}", scopes.join(", ")));
+    }
     for ExportedTo { place, records, bytes } in engine.finish_sharing() {
         if records > 0 || bytes > 0 {
             let results = if records == 1 { "1 result" } else { &format!("{records} results") };

@@ -10,7 +10,8 @@ mod body;
 mod export;
 mod mounts;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -61,6 +62,8 @@ pub(crate) struct Shared {
     exporting: Mutex<Option<Exporting>>,
     /// To the thread that exports.
     queue: Mutex<Option<Sender<Task>>>,
+    /// Places whose folders were missing when the build began, of which that was said.
+    missing: BTreeSet<String>,
     /// Cache mounts that steps had, by their folders' ids, with the names that never leave.
     mounts: Mutex<BTreeSet<(Digest, Vec<String>)>>,
 }
@@ -125,6 +128,13 @@ impl Engine {
         let mut scopes = Vec::new();
         for place in &sharing.from {
             let backend = place.connect(&network);
+            if is_lost(place, &sharing.to) {
+                let name = backend.place();
+                let message = format!("there is no cache at `{name}`: no such folder");
+                let hint = "`--cache-to type=local,dest=FOLDER` makes one".to_owned();
+                self.shared.problems.say(&format!("read {name}"), message, vec![hint]);
+                self.shared.missing.insert(name);
+            }
             for scope in scopes_of(place, sharing.scopes.as_ref()) {
                 scopes.push((Arc::clone(&backend), scope));
             }
@@ -137,6 +147,14 @@ impl Engine {
             self.store.set_upstream(Some(import.clone()));
         }
         self.shared.sharing = sharing;
+    }
+
+    /// Caches that had nothing for this build, beside those of which a warning was said: each place, with the scopes
+    /// that were asked for.
+    pub fn empty_caches(&self) -> BTreeMap<String, Vec<String>> {
+        let mut absent = self.shared.import.as_ref().map(|import| import.absent()).unwrap_or_default();
+        absent.retain(|place, _| !self.shared.missing.contains(place));
+        absent
     }
 
     /// How this machine reaches servers.
@@ -187,6 +205,14 @@ impl Engine {
         // Another process may have been quicker: then that one counts.
         self.record(key)
     }
+}
+
+/// Whether a place is a folder that is not there, and that this build will not make either.
+fn is_lost(place: &Place, to: &[Place]) -> bool {
+    let absolute = |place: &Place| place.folder().and_then(|folder| std::path::absolute(folder).ok());
+    let Some(folder) = absolute(place) else { return false };
+    let missing = std::fs::metadata(&folder).is_err_and(|error| error.kind() == ErrorKind::NotFound);
+    missing && !to.iter().any(|to| absolute(to).as_ref() == Some(&folder))
 }
 
 /// The scopes of a place that are read, the first one first.
