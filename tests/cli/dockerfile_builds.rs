@@ -64,6 +64,31 @@ fn single_files_are_bound_writable() {
 }
 
 #[test]
+fn build_arguments_that_nothing_declares() {
+    let context = TestContext::empty();
+    context.write(
+        "Dockerfile",
+        "ARG GLOBAL\nFROM scratch AS other\nARG ELSEWHERE\nFROM scratch\nARG VERSION HERE=1\n",
+    );
+    let known = ["GLOBAL=1", "VERSION=1", "HERE=1", "https_proxy=http://p", "NO_PROXY=x", "TARGETARCH=arm64"];
+    let given = |more: &[&str]| -> Vec<String> {
+        let silent = ["SOURCE_DATE_EPOCH=1", "BUILDKIT_INLINE_CACHE=1"];
+        known.iter().chain(&silent).chain(more).map(|arg| format!("--build-arg={arg}")).collect()
+    };
+    let said = |args: &[String]| {
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let output = build(&context, &[args.as_slice(), &["."]].concat());
+        assert_eq!(output.code, 0, "{output}");
+        output.stderr
+    };
+    assert!(!said(&given(&[])).contains("not consumed"));
+    let stderr = said(&given(&["VERSOIN=hidden", "ELSEWHERE=hidden"]));
+    assert!(stderr.contains("One or more build-args [ELSEWHERE VERSOIN] were not consumed"), "{stderr}");
+    assert!(stderr.contains("did you mean `VERSION` for `VERSOIN`?"), "{stderr}");
+    assert!(!stderr.contains("hidden"), "{stderr}");
+}
+
+#[test]
 fn a_user_writes_to_the_standard_streams() {
     if bases().is_none() {
         return;

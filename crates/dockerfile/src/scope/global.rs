@@ -260,7 +260,7 @@ impl GlobalScope {
     }
 
     /// The names of all global ARGs, with or without a value.
-    pub(crate) fn declared(&self) -> impl Iterator<Item = &str> {
+    pub fn declared(&self) -> impl Iterator<Item = &str> {
         self.declared.iter().map(String::as_str)
     }
 

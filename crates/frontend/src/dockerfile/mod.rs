@@ -93,6 +93,8 @@ pub struct DockerfileBuild {
     pub steps: BTreeMap<String, Vec<VertexId>>,
     /// The first RUN of each platform that is not the one that builds, which may not be able to run its programs.
     pub foreign: Vec<ForeignRun>,
+    /// Names that ARG declares, before the first stage, in those that were lowered, and in their triggers.
+    pub declared: BTreeSet<String>,
     /// The variables before the first stage.
     pub global: Arc<GlobalScope>,
 }
@@ -141,7 +143,8 @@ pub fn lower_dockerfile(input: &DockerfileInput<'_>) -> Result<Lowered, Vec<Diag
         }
         let mut lowering = Lowering::new(input, &global, &stages, &lines);
         lowering.all(&reachable, target);
-        let Lowering { graph, built, errors, missing, unreached, steps, foreign, .. } = lowering;
+        let Lowering { graph, built, errors, missing, unreached, steps, foreign, mut declared, .. } =
+            lowering;
         if !errors.is_empty() {
             return Err(errors);
         }
@@ -166,7 +169,8 @@ pub fn lower_dockerfile(input: &DockerfileInput<'_>) -> Result<Lowered, Vec<Diag
             history: state.rows(),
         };
         let definition = definition(graph, name, target);
-        let build = DockerfileBuild { definition, stages: reachable, steps, foreign, global };
+        declared.extend(global.declared().map(str::to_owned));
+        let build = DockerfileBuild { definition, stages: reachable, steps, foreign, declared, global };
         return Ok(Lowered::Done(Box::new(build)));
     }
 }

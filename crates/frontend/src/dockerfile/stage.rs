@@ -90,6 +90,8 @@ pub(super) struct Lowering<'a> {
     pub(super) steps: BTreeMap<String, Vec<VertexId>>,
     /// The first RUN of each other platform.
     pub(super) foreign: Vec<ForeignRun>,
+    /// What the ARGs of the stages declare, those of triggers, too.
+    pub(super) declared: BTreeSet<String>,
     /// Stages that a trigger uses, and that nothing had asked for.
     pub(super) unreached: BTreeSet<usize>,
     scratch: Option<VertexId>,
@@ -130,6 +132,7 @@ impl<'a> Lowering<'a> {
             missing: Vec::new(),
             steps: BTreeMap::new(),
             foreign: Vec::new(),
+            declared: BTreeSet::new(),
             unreached: BTreeSet::new(),
             scratch: None,
             images: Vec::new(),
@@ -308,6 +311,9 @@ impl<'a> Lowering<'a> {
 
     fn instruction(&mut self, state: &mut StageState, at: At<'_>) {
         let shell = config::shell(&state.config);
+        if let Kind::Arg(items) = &at.instruction.kind {
+            self.declared.extend(items.iter().map(|item| item.name.text.clone()));
+        }
         let declared: Vec<(String, String)> = match &at.instruction.kind {
             Kind::Run(_) => {
                 state.scope.declared().iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect()

@@ -4,8 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use wbuild_dockerfile::{PLATFORM_ARGS, PROXY_ARGS};
 use wbuild_frontend::{DockerfileBuild, StepOptions};
 use wbuild_graph::{NetworkMode, StepLimits};
+use wbuild_report::{Warning, nearest};
 use wbuild_solver::NoCache;
 
 use crate::args::BuildArgs;
@@ -83,6 +85,27 @@ fn ulimit(text: &str) -> Result<(String, Option<u64>, Option<u64>), Failure> {
         ));
     }
     Ok((name.to_owned(), value(soft)?, value(hard)?))
+}
+
+/// What `docker build` says of build arguments that no ARG of what is built declares. Those that mean something without an
+/// ARG are not among them.
+pub(super) fn unused(given: &BTreeMap<String, String>, declared: &BTreeSet<String>) -> Option<Warning> {
+    let known = |name: &str| {
+        declared.contains(name)
+            || PROXY_ARGS.contains(&name.to_ascii_uppercase().as_str())
+            || PLATFORM_ARGS.contains(&name)
+            || name.starts_with("BUILDKIT_")
+            || name == "SOURCE_DATE_EPOCH"
+    };
+    let unused: Vec<&str> = given.keys().map(String::as_str).filter(|name| !known(name)).collect();
+    let hints = unused.iter().filter_map(|name| {
+        let near = nearest(name, declared.iter().map(String::as_str));
+        near.first().map(|near| format!("did you mean `{near}` for `{name}`?"))
+    });
+    (!unused.is_empty()).then(|| Warning {
+        message: format!("One or more build-args [{}] were not consumed", unused.join(" ")),
+        hints: hints.collect(),
+    })
 }
 
 /// `--ssh default` or `--ssh ID=SOCKET`.

@@ -108,6 +108,9 @@ pub(crate) fn run(args: &BuildArgs, session: &Session) -> Result<(), Failure> {
     for Warning { message, hints } in &opened.warnings {
         progress.sink().warn(None, message.clone(), hints.clone());
     }
+    if let Some(Warning { message, hints }) = flags::unused(&input.settings.build_args, &build.declared) {
+        progress.sink().warn(None, message, hints);
+    }
     let engine = Arc::new(engine);
     let solve = SolveOptions {
         events: progress.sink(),
