@@ -63,6 +63,19 @@ fn single_files_are_bound_writable() {
     assert_eq!(context.read("page.txt"), "page\n");
 }
 
+/// Linux would refuse to start the step.
+#[test]
+fn a_soft_limit_is_not_above_the_hard_one() {
+    let context = TestContext::empty();
+    context.write("Dockerfile", "FROM scratch\n");
+    let output = build(&context, &["--ulimit", "nofile=1024:10", "."]);
+    assert_eq!(output.code, 2, "{output}");
+    assert!(
+        output.stderr.contains("`--ulimit nofile=1024:10`: the soft limit is above the hard one"),
+        "{output}"
+    );
+}
+
 #[test]
 fn build_arguments_that_nothing_declares() {
     let context = TestContext::empty();

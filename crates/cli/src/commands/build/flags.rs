@@ -84,7 +84,14 @@ fn ulimit(text: &str) -> Result<(String, Option<u64>, Option<u64>), Failure> {
             "for example nofile, nproc, core, memlock",
         ));
     }
-    Ok((name.to_owned(), value(soft)?, value(hard)?))
+    let (soft, hard) = (value(soft)?, value(hard)?);
+    if hard.is_some_and(|hard| soft.is_none_or(|soft| soft > hard)) {
+        return Err(Failure::usage(
+            format!("`--ulimit {text}`: the soft limit is above the hard one"),
+            "the soft limit comes first: --ulimit NAME=SOFT:HARD",
+        ));
+    }
+    Ok((name.to_owned(), soft, hard))
 }
 
 /// What `docker build` says of build arguments that no ARG of what is built declares. Those that mean something without an
@@ -176,5 +183,7 @@ mod tests {
         assert_eq!(ulimit("nofile=5:7").unwrap(), ("nofile".to_owned(), Some(5), Some(7)));
         assert_eq!(ulimit("core=-1").unwrap(), ("core".to_owned(), None, None));
         assert!(ulimit("files=5").is_err() && ulimit("nofile").is_err());
+        assert!(ulimit("nofile=8:7").is_err() && ulimit("nofile=-1:7").is_err());
+        assert_eq!(ulimit("nofile=7:-1").unwrap(), ("nofile".to_owned(), Some(7), None));
     }
 }
