@@ -109,15 +109,19 @@ fn caches_that_have_nothing_are_named() {
         warnings[0].starts_with("there is no cache at `") && warnings[0].ends_with("/cache`: no such folder"),
         "{warnings:?}"
     );
-    assert_eq!(lost.notes(), Vec::<&str>::new());
+    assert_eq!(lost.other_notes(), Vec::<&str>::new());
     let first = build(&small(), &[&folder.from(""), &folder.to("")]);
     assert_eq!((first.digest(), first.warnings()), (lost.digest(), vec![]));
-    assert!(first.notes()[0].ends_with("/cache: nothing found in main"), "{:?}", first.notes());
+    assert!(first.other_notes()[0].ends_with("/cache: nothing found in main"), "{:?}", first.other_notes());
     let found = build(&small(), &[&folder.from("")]);
-    assert_eq!((found.warnings(), found.notes()), (vec![], vec![]));
+    assert_eq!((found.warnings(), found.other_notes()), (vec![], vec![]));
     let elsewhere = build(&small(), &[&folder.from(",scope=web")]);
     assert_eq!(elsewhere.warnings(), Vec::<&str>::new());
-    assert!(elsewhere.notes()[0].ends_with("/cache: nothing found in web"), "{:?}", elsewhere.notes());
+    assert!(
+        elsewhere.other_notes()[0].ends_with("/cache: nothing found in web"),
+        "{:?}",
+        elsewhere.other_notes()
+    );
 }
 
 #[test]

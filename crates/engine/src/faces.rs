@@ -379,7 +379,11 @@ impl Engine {
                 let base = self.images.layer(layer).ok_or(EngineError::Lost { delta: *delta })?;
                 self.images.bring_layer(&base)?;
                 let open = || {
-                    let blob = self.images.open_blob(&base).map_err(io::Error::other)?;
+                    let blob = self.images.open_blob(&base).map_err(|error| match error {
+                        // Who reads the layer says that it is one of the base image.
+                        EngineError::Layout(source) => io::Error::other(source),
+                        error => io::Error::other(error),
+                    })?;
                     Ok(Box::new(blob) as Box<dyn io::Read + Send>)
                 };
                 let source = LayerSource { diff_id: *layer, blob: base.descriptor.digest, open: &open };
