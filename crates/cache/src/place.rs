@@ -120,8 +120,8 @@ impl Hint for PlaceError {
 }
 
 /// Fields whose values are secret.
-const SECRET: [&str; 6] =
-    ["token", "ghtoken", "password", "access_key_id", "secret_access_key", "session_token"];
+const SECRET: [&str; 7] =
+    ["token", "ghtoken", "password", "access_key_id", "secret_access_key", "session_token", "sas_token"];
 
 /// What buildx's exporters have for things that are decided otherwise here.
 const IGNORED: [&str; 6] = [

@@ -88,14 +88,17 @@ fn places(port: u16) -> [String; 3] {
 
 #[test]
 fn all_object_stores() {
-    for (number, text) in (0..).zip(places(0)) {
+    for text in places(0) {
         let kept = Kept::default();
         let keeping = Arc::clone(&kept);
         let server = HttpServer::start(move |seen| answer(&keeping, seen)).unwrap();
         let text = text.replace("127.0.0.1:0", &format!("127.0.0.1:{}", server.port()));
         let backend = connect(&text);
         use_it(&*backend);
-        assert!(kept.lock().unwrap().keys().all(|key| key.contains("/p/")), "{number}");
+        assert!(
+            kept.lock().unwrap().keys().all(|key| key.contains("/p/") || key.contains("/p%2F")),
+            "{text}"
+        );
         assert!(server.seen().iter().all(|seen| !seen.header("authorization").is_empty()), "{text}");
     }
 }

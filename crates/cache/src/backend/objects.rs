@@ -8,7 +8,7 @@ use wbuild_oci::Digest;
 use wbuild_remote::{HttpOptions, ObjectError, ObjectService, ObjectStore, Version};
 
 use super::web::{Into, Network, options};
-use super::{Backend, scope_name};
+use super::{Backend, action, readable, scope_name};
 use crate::error::{CacheError, damaged};
 use crate::index::{Index, MAX_INDEX};
 
@@ -92,7 +92,7 @@ impl Backend for ObjectsBackend {
     }
 
     fn index(&self, scope: &str) -> Result<Option<Vec<u8>>, CacheError> {
-        Ok(self.stored(scope)?.map(|(bytes, _)| bytes))
+        self.stored(scope)?.map(|(message, _)| action::unwrap(&message)).transpose()
     }
 
     fn update(
@@ -102,9 +102,10 @@ impl Backend for ObjectsBackend {
     ) -> Result<(), CacheError> {
         for _ in 0..ROUNDS {
             let (stored, version) = self.stored(scope)?.unzip();
-            let Some(index) = merge(stored) else { return Ok(()) };
+            let stored = stored.map(|message| action::unwrap(&message)).transpose();
+            let Some(index) = merge(readable(stored)?) else { return Ok(()) };
             let key = self.key("ac", &scope_name(scope));
-            let replaced = self.store()?.replace(&key, &index.encode()?, version);
+            let replaced = self.store()?.replace(&key, &action::wrap(&index.encode()?), version);
             if replaced.map_err(|error| self.failed("write", None, error))? {
                 return Ok(());
             }

@@ -230,6 +230,8 @@ mod tests {
         assert!(refused("type=s3").ends_with("it needs bucket="));
         assert!(refused("type=gcs").ends_with("it needs bucket="));
         assert!(refused("type=azblob,container=c").ends_with("it needs account_url="));
+        let error = refused("type=azblob,container=c,sas_token=s3cret");
+        assert!(!error.contains("s3cret"), "{error}");
         let error = refused("type=s3,bucket=b,secret_access_key=s3cret");
         assert!(error.contains("go together") && !error.contains("s3cret"), "{error}");
     }

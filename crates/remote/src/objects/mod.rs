@@ -31,7 +31,7 @@ const PART: u64 = 16 << 20;
 const UPLOAD: Duration = Duration::from_secs(120);
 
 /// Of what a service says when it refuses, so much is shown.
-const MAX_MESSAGE: usize = 300;
+const MAX_MESSAGE: usize = 600;
 
 /// Whose objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,7 +155,7 @@ impl ObjectStore {
         limit: Duration,
         work: impl Future<Output = object_store::Result<T>>,
     ) -> Result<T, ObjectError> {
-        match runtime().block_on(timeout(limit, work)) {
+        match runtime().block_on(async { timeout(limit, work).await }) {
             Ok(result) => result.map_err(|error| failed(key, &error)),
             Err(_) => Err(ObjectError::Late { key: key.to_owned(), seconds: limit.as_secs() }),
         }
@@ -288,8 +288,8 @@ impl ObjectStore {
         let put = |mode: PutMode| {
             let options = PutOptions { mode, ..PutOptions::default() };
             let (place, payload) = (Path::from(key), PutPayload::from(bytes.to_vec()));
-            runtime()
-                .block_on(timeout(3 * UPLOAD, async { self.store.put_opts(&place, payload, options).await }))
+            let work = self.store.put_opts(&place, payload, options);
+            runtime().block_on(async { timeout(3 * UPLOAD, work).await })
         };
         let late = |_| ObjectError::Late { key: key.to_owned(), seconds: (3 * UPLOAD).as_secs() };
         match put(mode).map_err(late)? {
