@@ -19,10 +19,10 @@ use wbuild_report::{Diagnostic, Hint, Warning, nearest};
 use wbuild_solver::{NoCache, SolveError};
 
 use super::attest::{Attestor, BuildFacts, IMAGE_BUILD, Requests};
-use super::outputs::{Bare, Delivery, DeliveryError, Outputs, finish, plain_export};
+use super::outputs::{Bare, Delivery, Outputs, plain_export};
 use super::pinned::Pins;
 use super::request::{any_platform, budget, build_args, jobs, labels, secrets, sharing};
-use super::result::{share, solve_and};
+use super::result::Job;
 use super::timestamp::{Sources, created};
 use super::{Failure, Session, WriteError, examples, print};
 use crate::args::ImageArgs;
@@ -52,7 +52,7 @@ pub(crate) fn run(args: &ImageArgs, session: &Session) -> Result<(), Failure> {
         return print(&spec.print());
     }
     let Planned { engine, definition, warnings, notes, mut said, lockfiles } =
-        plan(args, &build_args, engine, workspace, &spec, &platform)?;
+        plan(args, &build_args, engine, workspace, &spec, &platform, !requests.is_empty())?;
     let name = args.target.clone().unwrap_or_else(|| definition.default_target.clone());
     let target = definition.target(&name).map_err(|error| match error {
         NoTarget::Unknown(error) => Failure::Usage { message: error.to_string(), hints: error.hints() },
@@ -88,21 +88,18 @@ pub(crate) fn run(args: &ImageArgs, session: &Session) -> Result<(), Failure> {
         options.events.warn(None, message, hints);
     }
     let export = plain_export(Times::Fixed(created.seconds), created.seconds, labels);
+    let facts = lockfiles.map(|lockfiles| {
+        let default_target = &definition.default_target;
+        build_facts(&spec, &name, default_target, &platform, build_args, &export, lockfiles)
+    });
+    let facts = facts.unwrap_or_default();
     let attestor = Attestor {
         requests: &requests,
         engine: &engine,
         definition: &definition,
         target,
         tags: &outputs.tags,
-        facts: build_facts(
-            &spec,
-            &name,
-            &definition.default_target,
-            &platform,
-            build_args,
-            &export,
-            lockfiles,
-        ),
+        facts,
     };
     let delivery = Delivery {
         engine: &engine,
@@ -115,32 +112,17 @@ pub(crate) fn run(args: &ImageArgs, session: &Session) -> Result<(), Failure> {
         variable: &session.variable,
         cancellation: &session.cancellation,
     };
-    let done = solve_and(
-        &engine,
-        &definition,
-        target,
-        &options,
-        failure,
-        DeliveryError::is_lost,
-        &|solution, snapshot| delivery.write(solution, snapshot),
-    );
-    let (delivered, ran) = match done {
-        Ok((written, ran)) => (written.map_err(DeliveryError::failure), ran),
-        Err(failure) => (Err(failure), false),
+    let job = Job {
+        engine: &engine,
+        definition: &definition,
+        solve: &options,
+        delivery: &delivery,
+        pins,
+        pulling: &args.pulling,
+        shown: &args.progress,
+        budget,
     };
-    share(&engine, &progress, delivered.as_ref().err());
-    let delivered = delivered.and_then(|mut delivered| {
-        if args.pulling.pin {
-            delivered.said(pins.write(&engine)?);
-        }
-        Ok(delivered)
-    });
-    finish(delivered, &delivery, progress, mode, args.progress.quiet)?;
-    if ran {
-        // The image is written; a store that cannot be tidied now is tidied after the next build.
-        let _ = engine.tidy(budget);
-    }
-    Ok(())
+    job.run(progress, failure)
 }
 
 /// The spec that counts. Whoever prints it to `wbuild.toml` has made an empty one first.
@@ -194,7 +176,8 @@ struct Planned {
     notes: Vec<String>,
     /// What is probably not as the person who typed the command believes.
     said: Vec<Warning>,
-    lockfiles: Lockfiles,
+    /// Where something is to be said about the image.
+    lockfiles: Option<Lockfiles>,
 }
 
 /// The lockfile of the workspace, and what the install gets of it.
@@ -260,6 +243,7 @@ fn plan(
     workspace: OpenWorkspace,
     spec: &Spec,
     platform: &Platform,
+    attested: bool,
 ) -> Result<Planned, Failure> {
     let project = workspace.project(spec, platform)?;
     // Before images are asked for: the most likely target is the one that cannot be.
@@ -282,7 +266,7 @@ fn plan(
             facts.host_env.insert(name.clone(), value.clone());
         }
     }
-    let lockfiles = Lockfiles {
+    let lockfiles = attested.then(|| Lockfiles {
         whole: Digest::of(workspace.workspace.lockfile.file().text.as_bytes()),
         pruned: project
             .install
@@ -290,7 +274,7 @@ fn plan(
             .iter()
             .find(|file| file.path.as_bytes() == LOCKFILE.as_bytes())
             .map(|file| file.contents.clone()),
-    };
+    });
     let left_out = left_out(&workspace.context);
     let mut said = missing_files(&workspace.context);
     said.extend(unused_contexts(args, &needs));

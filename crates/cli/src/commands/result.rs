@@ -3,46 +3,85 @@
 use std::sync::Arc;
 
 use wbuild_engine::{Engine, EngineError, ExportedTo, SolveOptions};
-use wbuild_frontend::{Definition, Target};
-use wbuild_graph::Snapshot;
-use wbuild_solver::{Solution, SolveError};
+use wbuild_frontend::Definition;
+use wbuild_solver::SolveError;
 
 use super::Failure;
+use super::outputs::{Delivered, Delivery, DeliveryError, finish};
+use super::pinned::Pins;
+use crate::args::{ProgressArgs, PullingArgs};
 use crate::progress::Progress;
 use crate::render::size;
 
 /// Results can be lost where their trees are read, and then where their layers are written.
 const MOST_LOSSES: usize = 2;
 
-/// Solves a target and does `write` with its files. Where that comes upon something of an earlier build that is gone, which
-/// nothing had needed until then, it is made again. Tells whether a step ran, too.
-pub(crate) fn solve_and<T, E>(
-    engine: &Arc<Engine>,
-    definition: &Definition,
-    target: &Target,
-    options: &SolveOptions,
-    failure: impl Fn(SolveError<EngineError>) -> Failure,
-    is_lost: impl Fn(&E) -> bool,
-    write: &dyn Fn(&Solution, &Snapshot) -> Result<T, E>,
-) -> Result<(Result<T, E>, bool), Failure> {
-    let mut losses = 0;
-    loop {
-        let solution = engine.solve(definition, target, options).map_err(&failure)?;
-        let solved = solution
-            .get(target.vertex)
-            .ok_or_else(|| Failure::usage("the target was not solved", "this is a bug of wbuild"))?;
-        match write(&solution, &solved.snapshot) {
-            Err(error) if losses < MOST_LOSSES && is_lost(&error) => {
-                losses += 1;
-                engine.look_closely();
+/// A build of which everything is known that can be known before it runs. From here on `wbuild image` and `wbuild build` do
+/// the same.
+pub(crate) struct Job<'a> {
+    pub(crate) engine: &'a Arc<Engine>,
+    pub(crate) definition: &'a Definition,
+    pub(crate) solve: &'a SolveOptions,
+    pub(crate) delivery: &'a Delivery<'a>,
+    pub(crate) pins: Pins,
+    pub(crate) pulling: &'a PullingArgs,
+    pub(crate) shown: &'a ProgressArgs,
+    /// How large the store may be afterwards.
+    pub(crate) budget: u64,
+}
+
+impl Job<'_> {
+    /// Solves the target, writes what was asked for, fills caches, and says what came of it.
+    pub(crate) fn run(
+        self,
+        progress: Progress,
+        failure: impl Fn(SolveError<EngineError>) -> Failure,
+    ) -> Result<(), Failure> {
+        let (delivered, ran) = match self.deliver(failure) {
+            Ok((written, ran)) => (written.map_err(DeliveryError::failure), ran),
+            Err(failure) => (Err(failure), false),
+        };
+        share(self.engine, &progress, delivered.as_ref().err());
+        let delivered = delivered.and_then(|mut delivered| {
+            if self.pulling.pin {
+                delivered.said(self.pins.write(self.engine)?);
             }
-            written => return Ok((written, solution.ran() > 0)),
+            Ok(delivered)
+        });
+        finish(delivered, self.delivery, progress, self.shown.mode(), self.shown.quiet)?;
+        if ran {
+            // The result is written; a store that cannot be tidied now is tidied after the next build.
+            let _ = self.engine.tidy(self.budget);
+        }
+        Ok(())
+    }
+
+    /// Solves the target and writes its files. Where that comes upon something of an earlier build that is gone, which nothing
+    /// had needed until then, it is made again. Tells whether a step ran, too.
+    fn deliver(
+        &self,
+        failure: impl Fn(SolveError<EngineError>) -> Failure,
+    ) -> Result<(Result<Delivered, DeliveryError>, bool), Failure> {
+        let target = self.delivery.target;
+        let mut losses = 0;
+        loop {
+            let solution = self.engine.solve(self.definition, target, self.solve).map_err(&failure)?;
+            let solved = solution
+                .get(target.vertex)
+                .ok_or_else(|| Failure::usage("the target was not solved", "this is a bug of wbuild"))?;
+            match self.delivery.write(&solution, &solved.snapshot) {
+                Err(error) if losses < MOST_LOSSES && error.is_lost() => {
+                    losses += 1;
+                    self.engine.look_closely();
+                }
+                written => return Ok((written, solution.ran() > 0)),
+            }
         }
     }
 }
 
 /// Fills the caches that were asked for, and says what went there. What succeeded before something failed is worth as much.
-pub(crate) fn share(engine: &Engine, progress: &Progress, failure: Option<&Failure>) {
+fn share(engine: &Engine, progress: &Progress, failure: Option<&Failure>) {
     if matches!(failure, Some(Failure::Interrupted)) {
         return;
     }

@@ -23,10 +23,10 @@ use wbuild_oci::{Digest, ImageConfig, Platform};
 use wbuild_report::{Diagnostic, Warning};
 
 use super::attest::{Attestor, BuildFacts, DOCKERFILE_BUILD, Requests};
-use super::outputs::{Bare, Delivery, DeliveryError, Outputs, finish, plain_export};
+use super::outputs::{Bare, Delivery, Outputs, plain_export};
 use super::pinned::Pins;
 use super::request::{any_platform, budget, build_args, jobs, labels, secrets, sharing};
-use super::result::{share, solve_and};
+use super::result::Job;
 use super::timestamp::{Sources, created};
 use super::{Failure, Session, WriteError};
 use crate::args::{BuildArgs, Called, CheckArgs, DockerfileArgs};
@@ -143,32 +143,17 @@ pub(crate) fn run(args: &BuildArgs, session: &Session) -> Result<(), Failure> {
         variable: &session.variable,
         cancellation: &session.cancellation,
     };
-    let done = solve_and(
-        &engine,
+    let job = Job {
+        engine: &engine,
         definition,
-        target,
-        &solve,
-        failure,
-        DeliveryError::is_lost,
-        &|solution, snapshot| delivery.write(solution, snapshot),
-    );
-    let (delivered, ran) = match done {
-        Ok((written, ran)) => (written.map_err(DeliveryError::failure), ran),
-        Err(failure) => (Err(failure), false),
+        solve: &solve,
+        delivery: &delivery,
+        pins,
+        pulling: &args.pulling,
+        shown: &args.progress,
+        budget,
     };
-    share(&engine, &progress, delivered.as_ref().err());
-    let delivered = delivered.and_then(|mut delivered| {
-        if args.pulling.pin {
-            delivered.said(pins.write(&engine)?);
-        }
-        Ok(delivered)
-    });
-    finish(delivered, &delivery, progress, mode, args.progress.quiet)?;
-    if ran {
-        // The result is written; a store that cannot be tidied now is tidied after the next build.
-        let _ = engine.tidy(budget);
-    }
-    Ok(())
+    job.run(progress, failure)
 }
 
 /// What provenance and inventory have to know of the request.

@@ -18,7 +18,7 @@ use wbuild_oci::{Platform, Reference};
 use super::{Failure, Session};
 use crate::args::OutputArgs;
 
-pub(crate) use deliver::{Delivery, DeliveryError, finish, plain_export};
+pub(crate) use deliver::{Delivered, Delivery, DeliveryError, finish, plain_export};
 pub(crate) use places::check_file;
 
 /// What a bare path means.
