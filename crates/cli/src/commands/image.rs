@@ -247,10 +247,9 @@ fn plan(
 ) -> Result<Planned, Failure> {
     let project = workspace.project(spec, platform)?;
     // Before images are asked for: the most likely target is the one that cannot be.
-    let not_standalone = project.app.next.as_ref().and_then(|next| next.not_standalone.clone());
-    if let Some(error) = not_standalone.filter(|_| args.target.as_deref().is_none_or(|name| name == "runner"))
-    {
-        return Err(Failure::Diagnostics(vec![error]));
+    let not_standalone = project.app.next.as_ref().map(|next| &next.not_standalone[..]).unwrap_or_default();
+    if !not_standalone.is_empty() && args.target.as_deref().is_none_or(|name| name == "runner") {
+        return Err(Failure::Diagnostics(not_standalone.to_vec()));
     }
     let needs = needs(spec);
     let mut facts = Facts::default();

@@ -40,8 +40,8 @@ impl Lowering<'_> {
             self.not_next();
             return Stage { vertex: with_user, history };
         };
-        if let Some(error) = &next.not_standalone {
-            self.prevented("runner", error.clone());
+        for reason in &next.not_standalone {
+            self.prevented("runner", reason.clone());
         }
         let Some(tree) = self.app_tree(builder, &next) else { return Stage { vertex: with_user, history } };
         let selected = self.without_foreign(tree);

@@ -59,9 +59,9 @@ pub struct Next {
     pub public: Vec<EntryPath>,
     /// The folder below `standalone` that holds `server.js`: the application's path from the tracing root.
     pub server: EntryPath,
-    /// Why it has no server that could run alone, and so no stage `runner`; `None` when it has one as far as its
-    /// configuration says.
-    pub not_standalone: Option<Diagnostic>,
+    /// Why it has no server that could run alone, and so no stage `runner`, with what else is to be mended in its
+    /// configuration; empty when it has one as far as that says.
+    pub not_standalone: Vec<Diagnostic>,
 }
 
 /// The install of the closure.

@@ -177,9 +177,9 @@ impl<'a> Reader<'a> {
         let errors = facts.diagnostics.iter().filter(is_error).count();
         let not_standalone = match facts.standalone {
             // Said once. Only the runner needs the server: the other stages have what they have without it.
-            Finding::No if errors == 1 => facts.diagnostics.iter().find(is_error).cloned(),
+            Finding::No if errors == 1 => facts.diagnostics.clone(),
             _ if errors > 0 => return Err(WorkspaceError::Invalid(facts.diagnostics)),
-            _ => None,
+            _ => Vec::new(),
         };
         warnings.extend(
             facts
