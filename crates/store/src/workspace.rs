@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::fs::{FlockOperation, IFlags, OFlags, flock, ioctl_getflags, ioctl_setflags};
 use rustix::io::Errno;
 
 use crate::error::{At, StoreError};
@@ -71,6 +71,17 @@ fn open_folder(path: &Path) -> io::Result<File> {
     File::options().read(true).custom_flags(flags.bits() as i32).open(path)
 }
 
+/// Has ext4 place each folder below this one in a block group of its own (`chattr +T`). Otherwise a build writes where the one
+/// before it has just deleted thousands of files, and ext4 looks through all of them for every new one, since it does not take
+/// inodes again that were freed in the last minutes: up to an eighth of the processor time of a `next build`.
+fn spread(folder: &Path) {
+    // Other file systems refuse: then there is nothing to gain.
+    let _ = open_folder(folder).and_then(|folder| {
+        let flags = ioctl_getflags(&folder)?;
+        Ok(ioctl_setflags(&folder, flags | IFlags::TOPDIR)?)
+    });
+}
+
 impl Workspace {
     /// Makes a new one below `work`.
     pub(crate) fn create(work: &Path) -> Result<Self, StoreError> {
@@ -84,6 +95,7 @@ impl Workspace {
                 return Err(error).at("create", &unheld);
             }
             builder.recursive(true).create(work).at("create", work)?;
+            spread(work);
             builder.recursive(false).create(&unheld).at("create", &unheld)?;
         }
         let held = open_folder(&unheld).at("open", &unheld)?;
