@@ -404,7 +404,7 @@ fn an_archive_can_be_run() {
     assert_snapshot!(context.refused(&["run", "../other.tar"]), @"
     exit 1
     -- stderr
-    error: cannot read `../other.tar` as an OCI archive
+    error: cannot read `../other.tar` as an archive of an image
       caused by: failed to read entire block
     ");
 }

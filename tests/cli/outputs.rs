@@ -118,6 +118,26 @@ fn one_build_writes_every_compression_and_others_read_it() {
     }
 }
 
+/// `docker-archive:` of skopeo and `docker save` before Docker 25 hold no layout.
+#[test]
+fn archives_of_older_tools_are_read() {
+    let context = project();
+    build(&context, &["-t", "app:v1", "-o", "type=oci,dest=image,tar=false"]);
+    let Some(mut skopeo) = tool("skopeo") else { return };
+    let at = |name: &str| context.path(name);
+    let archive = format!("docker-archive:{}:app:v1", at("old.tar").display());
+    run(skopeo
+        .args(["--insecure-policy", "copy", "-q"])
+        .arg(format!("oci:{}", at("image").display()))
+        .arg(&archive));
+    let said = context.run(&["copy", "docker-archive:old.tar", "oci:copied"]);
+    assert_eq!(said.code, 0, "{said}");
+    assert_eq!(diff_ids(&at("copied")), diff_ids(&at("image")));
+    let index: serde_json::Value =
+        serde_json::from_slice(&fs::read(at("copied/index.json")).unwrap()).unwrap();
+    assert_eq!(index["manifests"][0]["annotations"]["org.opencontainers.image.ref.name"], "v1");
+}
+
 #[test]
 fn levels_are_other_layers_and_nothing_is_compressed_twice() {
     let context = project();

@@ -406,5 +406,34 @@ fn what_belongs_to_an_image_follows_it() {
             })
             .count();
         assert_eq!(artifacts, 1);
+        // From the registry into a layout, under its name, and from there to the next registry.
+        let copied = format!("oci:copied-{api}");
+        let said = ok(context.run(&["copy", &name, &copied]));
+        assert!(said.stdout.trim() == digest && said.stderr.contains("with 1 document about it"), "{said}");
+        let archive = format!("oci-archive:{api}.tar");
+        ok(context.run(&["copy", &copied, &archive]));
+        let index: serde_json::Value = serde_json::from_slice(&archived(&context, api)).unwrap();
+        assert_eq!(index["manifests"][0]["annotations"]["io.containerd.image.name"], name);
+        let next = format!("{}/next:v1", registry.host());
+        assert!(ok(context.run(&["copy", &archive, &next])).stderr.contains("with 1 document about it"));
+        assert_eq!(registry.manifest("next", &tag).is_none(), api);
     }
+}
+
+/// `index.json` of an archive.
+fn archived(context: &TestContext, api: bool) -> Vec<u8> {
+    let mut tar = tar::Archive::new(fs::File::open(context.path(&format!("{api}.tar"))).unwrap());
+    let is_index = |entry: &tar::Entry<'_, fs::File>| entry.path().unwrap().ends_with("index.json");
+    let mut entry = tar.entries().unwrap().map(Result::unwrap).find(is_index).unwrap();
+    let mut bytes = Vec::new();
+    std::io::Read::read_to_end(&mut entry, &mut bytes).unwrap();
+    bytes
+}
+
+#[test]
+fn paths_are_no_names() {
+    let context = TestContext::empty();
+    context.write("image/oci-layout", "{}");
+    let said = context.run(&["copy", "image", "example.test/app"]);
+    assert!(said.code == 2 && said.stderr.contains("hint: write oci:image, or docker://NAME"), "{said}");
 }

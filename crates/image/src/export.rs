@@ -117,6 +117,28 @@ impl Export {
         Ok(self)
     }
 
+    /// The same with artifacts that were found where the image was: each as it is listed there, and what it consists of.
+    ///
+    /// # Errors
+    /// Only when JSON cannot be written.
+    pub fn with_found_referrers(mut self, found: &[(Descriptor, ImageParts)]) -> Result<Self, AssembleError> {
+        if found.is_empty() {
+            return Ok(self);
+        }
+        let of = |(listed, parts): &(Descriptor, ImageParts)| Referrer {
+            manifest: DocumentBlob { descriptor: listed.clone(), bytes: parts.root.bytes.clone() },
+            blobs: parts.configs.clone(),
+        };
+        let referrers: Vec<Referrer> = found.iter().map(of).collect();
+        let index = referrers_index(&referrers)?;
+        referrers.iter().for_each(|referrer| self.keep(referrer.documents()));
+        self.keep([&index]);
+        let layers = found.iter().flat_map(|(_, parts)| &parts.layers);
+        self.layers.extend(layers.map(|layer| (layer.digest, layer.clone())));
+        self.referrers = Some((referrers, index));
+        Ok(self)
+    }
+
     /// The artifacts whose subject is the root: what is pushed after it, and the documents of each before its manifest.
     pub fn referrers(&self) -> &[Referrer] {
         self.referrers.as_ref().map_or(&[], |(referrers, _)| referrers)

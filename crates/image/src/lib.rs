@@ -23,6 +23,7 @@ mod layout;
 mod open;
 mod others;
 mod output_file;
+mod saved;
 mod unpack;
 mod verified;
 

@@ -3,7 +3,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
-use wbuild_oci::{Descriptor, Digest, Document, Index, MAX_DOCUMENT_BYTES, Platform, media};
+use wbuild_oci::{Descriptor, Digest, Document, Index, MAX_DOCUMENT_BYTES, Platform, Reference, media};
 use wbuild_report::{Hint, nearest};
 
 use crate::attach::is_fallback_tag;
@@ -130,6 +130,18 @@ impl OciLayout {
         tags.sort();
         tags.dedup();
         tags
+    }
+
+    /// What an image is called here, by the digest of its manifest or index; a tag without a name is one of `localhost/image`.
+    pub fn names(&self, digest: &Digest) -> Vec<Reference> {
+        let named = |entry: &Descriptor| {
+            let annotation = |key| entry.annotations.get(key).map(String::as_str);
+            let tag = annotation(ANNOTATION_TAG);
+            let full = annotation(ANNOTATION_NAME).or(tag.filter(|tag| tag.contains(['/', ':'])));
+            let alone = || tag.and_then(|tag| format!("localhost/image:{tag}").parse().ok());
+            full.and_then(|name| name.parse::<Reference>().ok()).or_else(alone)
+        };
+        self.images().filter(|entry| entry.digest == *digest).filter_map(named).collect()
     }
 
     /// Reads manifest and config of an image; where there is one for each platform, that for `platform`. An image that

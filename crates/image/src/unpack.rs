@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use wbuild_report::Hint;
 
 use crate::export::{INDEX_FILE, LAYOUT_FILE};
+use crate::saved::{Saved, clean};
 
 /// The folders of a layout.
 const FOLDERS: [&str; 3] = ["", "blobs", "blobs/sha256"];
@@ -16,7 +17,7 @@ const FOLDERS: [&str; 3] = ["", "blobs", "blobs/sha256"];
 #[derive(Debug, thiserror::Error)]
 pub enum UnpackError {
     /// The archive cannot be read.
-    #[error("cannot read `{}` as an OCI archive", path.display())]
+    #[error("cannot read `{}` as an archive of an image", path.display())]
     Read {
         /// Which.
         path: PathBuf,
@@ -25,11 +26,14 @@ pub enum UnpackError {
         source: io::Error,
     },
     /// It is some other tar.
-    #[error("`{}` is no OCI archive: there is no `{LAYOUT_FILE}` in it", path.display())]
+    #[error("`{}` is no archive of an image: there is neither `{LAYOUT_FILE}` nor `manifest.json` in it", path.display())]
     NoLayout {
         /// Which.
         path: PathBuf,
     },
+    /// A document of the layout could not be made.
+    #[error("cannot write an image's documents")]
+    Json(#[source] serde_json::Error),
     /// A file of the layout cannot be written.
     #[error("cannot write `{}`", path.display())]
     Write {
@@ -46,7 +50,7 @@ impl Hint for UnpackError {
         match self {
             Self::NoLayout { .. } => {
                 vec![
-                    "`docker save` writes one since Docker 25; `wbuild image -o type=oci,dest=FILE.tar` does"
+                    "`docker save`, `skopeo copy … oci-archive:FILE` and `wbuild image -o type=oci,dest=FILE.tar` write one"
                         .to_owned(),
                 ]
             }
@@ -56,10 +60,11 @@ impl Hint for UnpackError {
 }
 
 /// Unpacks the tar of a layout, as `type=oci` writes it, to the empty folder `folder`. Entries that are no part of a layout
-/// are passed over, among them `docker save`'s own index.
+/// are passed over, unless there is none: then it may be an archive as `docker save` wrote it before Docker 25, which
+/// becomes a layout.
 ///
 /// # Errors
-/// When it is no tar, holds no layout, or cannot be written.
+/// When it is no tar, holds no image, or cannot be written.
 pub fn unpack_archive(archive: &Path, folder: &Path) -> Result<(), UnpackError> {
     let read = |source| UnpackError::Read { path: archive.to_owned(), source };
     for name in FOLDERS {
@@ -68,18 +73,54 @@ pub fn unpack_archive(archive: &Path, folder: &Path) -> Result<(), UnpackError> 
     }
     let mut tar = tar::Archive::new(BufReader::with_capacity(256 << 10, File::open(archive).map_err(read)?));
     let mut found = false;
+    let staging = folder.join("saved");
+    let mut saved = Saved::new(archive, staging.clone());
     for entry in tar.entries().map_err(read)? {
         let mut entry = entry.map_err(read)?;
-        let Some(name) = name_in_layout(&entry.path_bytes()) else { continue };
-        if !entry.header().entry_type().is_file() {
-            continue;
-        }
-        found |= name == LAYOUT_FILE;
-        let path = folder.join(name);
+        let kind = entry.header().entry_type();
+        let path = match name_in_layout(&entry.path_bytes()) {
+            Some(name) if kind.is_file() => {
+                found |= name == LAYOUT_FILE;
+                folder.join(name)
+            }
+            Some(_) => continue,
+            None => {
+                let Some(name) = std::str::from_utf8(&entry.path_bytes()).ok().and_then(clean) else {
+                    continue;
+                };
+                if kind.is_symlink() || kind.is_hard_link() {
+                    if let Some(target) = link_target(&entry, &name) {
+                        saved.link(name, target);
+                    }
+                    continue;
+                }
+                if !kind.is_file() {
+                    continue;
+                }
+                saved.file(name)?
+            }
+        };
         let file = File::create(&path).map_err(|source| UnpackError::Write { path: path.clone(), source })?;
         copy(&mut entry, file, &path, &read)?;
     }
-    if found { Ok(()) } else { Err(UnpackError::NoLayout { path: archive.to_owned() }) }
+    if !found {
+        return saved.into_layout(folder);
+    }
+    match std::fs::remove_dir_all(&staging) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(UnpackError::Write { path: staging, source })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What a link names, from the root of the archive: the target of a symbolic link is relative to its folder.
+fn link_target<R: io::Read>(entry: &tar::Entry<'_, R>, name: &str) -> Option<String> {
+    let target = entry.link_name_bytes()?;
+    let target = std::str::from_utf8(&target).ok()?;
+    let relative = entry.header().entry_type().is_symlink() && !target.starts_with('/');
+    let folder = name.rsplit_once('/').map(|(folder, _)| folder).filter(|_| relative);
+    Some(folder.map_or_else(|| target.to_owned(), |folder| format!("{folder}/{target}")))
 }
 
 fn copy(

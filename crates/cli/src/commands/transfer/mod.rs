@@ -30,7 +30,7 @@ pub(crate) fn pull(args: &PullArgs, session: &Session) -> Result<(), Failure> {
     let wanted = wanted(args.which.all, args.which.platform.as_deref())?;
     let transfer = Transfer::open(session, args.home.home.as_ref(), args.progress.mode())?;
     let to: Vec<Place> = args.output.iter().map(|path| Place::output(path)).collect();
-    transfer.run(session, &from, &wanted, &to)
+    transfer.run(session, &Errand { from, wanted, to, referrers: false })
 }
 
 pub(crate) fn push(args: &PushArgs, session: &Session) -> Result<(), Failure> {
@@ -38,7 +38,7 @@ pub(crate) fn push(args: &PushArgs, session: &Session) -> Result<(), Failure> {
     let from = Place::local(&args.source)?;
     let wanted = wanted(args.platform.is_none(), args.platform.as_deref())?;
     let transfer = Transfer::open(session, args.home.home.as_ref(), args.progress.mode())?;
-    transfer.run(session, &from, &wanted, &to)
+    transfer.run(session, &Errand { from, wanted, to, referrers: true })
 }
 
 pub(crate) fn copy(args: &CopyArgs, session: &Session) -> Result<(), Failure> {
@@ -49,7 +49,7 @@ pub(crate) fn copy(args: &CopyArgs, session: &Session) -> Result<(), Failure> {
     };
     let wanted = wanted(args.which.all, args.which.platform.as_deref())?;
     let transfer = Transfer::open(session, args.home.home.as_ref(), args.progress.mode())?;
-    transfer.run(session, &from, &wanted, &[to])
+    transfer.run(session, &Errand { from, wanted, to: vec![to], referrers: true })
 }
 
 /// Where to push to: under a name, not under a digest, which is what it is.
@@ -89,6 +89,15 @@ pub(super) fn watched<T>(
     work(&Watch { stop: &stop, retrying: &retrying })
 }
 
+/// What is to be brought where.
+struct Errand {
+    from: Place,
+    wanted: Wanted,
+    to: Vec<Place>,
+    /// Also what refers to the image: SBOMs, provenance.
+    referrers: bool,
+}
+
 /// An image under way.
 struct Transfer {
     engine: Arc<Engine>,
@@ -103,12 +112,12 @@ impl Transfer {
         Ok(Self { engine, client, said: Said::new(mode)? })
     }
 
-    fn run(self, session: &Session, from: &Place, wanted: &Wanted, to: &[Place]) -> Result<(), Failure> {
+    fn run(self, session: &Session, errand: &Errand) -> Result<(), Failure> {
         let mut say = |text: &str| self.said.line(text);
         let done = watched(session, &mut say, |watch| {
-            let source = Source::open(&self.engine, from)?;
-            let parts = source.parts(&self.client, wanted, watch)?;
-            self.bring(&source, &parts, to, watch)?;
+            let source = Source::open(&self.engine, &errand.from)?;
+            let parts = source.parts(&self.client, &errand.wanted, watch)?;
+            self.bring(&source, &parts, errand, watch)?;
             Ok(parts.root.descriptor.digest)
         });
         match done {
@@ -124,9 +133,14 @@ impl Transfer {
         &self,
         source: &Source,
         parts: &ImageParts,
-        to: &[Place],
+        errand: &Errand,
         watch: &Watch<'_>,
     ) -> Result<(), Failure> {
+        let Errand { wanted, to, .. } = errand;
+        let referrers = match errand.referrers {
+            true => source.referrers(&self.client, &parts.root.descriptor.digest, watch)?,
+            false => Vec::new(),
+        };
         let names: Vec<Reference> = to
             .iter()
             .filter_map(|place| match place {
@@ -136,7 +150,10 @@ impl Transfer {
             .collect();
         // What only passes from one registry to another is fetched when it turns out that it is needed.
         if names.len() < to.len() || to.is_empty() {
-            self.fetch(source, parts, watch)?;
+            self.fetch(source, &parts.layers, watch)?;
+            for (_, found) in &referrers {
+                self.fetch(source, &found.layers, watch)?;
+            }
         }
         if to.is_empty() {
             let documents = parts.manifests.iter().chain(&parts.configs).chain([&parts.root]);
@@ -145,22 +162,31 @@ impl Transfer {
             }
         }
         let files = Files { source, engine: &self.engine };
+        let export = |tag: Option<&str>| -> Result<Export, Failure> {
+            let export = Export::parts(parts, source.names(tag, wanted)?);
+            export.with_found_referrers(&referrers).map_err(Failure::new)
+        };
         for place in to {
             match place {
                 Place::Registry(_) => {}
                 Place::Layout { folder, tag } => {
-                    let export = Export::parts(parts, source.names(tag.as_deref())?);
+                    let export = export(tag.as_deref())?;
                     write_layout(folder, &export, &files, Others::Keep).map_err(Failure::new)?;
                     self.wrote(&folder.display().to_string(), parts);
                 }
                 Place::Archive { file, format, tag } => {
-                    let export = Export::parts(parts, source.names(tag.as_deref())?);
+                    let export = export(tag.as_deref())?;
                     write_archive_file(&export, *format, &files, file).map_err(Failure::new)?;
                     self.wrote(&file.display().to_string(), parts);
                 }
             }
         }
-        if names.is_empty() { Ok(()) } else { self.push(source, parts, &names, watch) }
+        if !names.is_empty() {
+            self.push(source, parts, &names, watch)?;
+            self.push_referrers(source, parts, &referrers, &names, watch)?;
+        }
+        self.said_referrers(&referrers);
+        Ok(())
     }
 
     fn wrote(&self, place: &str, parts: &ImageParts) {
@@ -169,12 +195,12 @@ impl Transfer {
     }
 
     /// Brings the layers to this machine, as far as they are not there.
-    fn fetch(&self, source: &Source, parts: &ImageParts, watch: &Watch<'_>) -> Result<(), Failure> {
+    fn fetch(&self, source: &Source, layers: &[Descriptor], watch: &Watch<'_>) -> Result<(), Failure> {
         let Some(repository) = source.repository() else {
             // Blobs of a layout may become files of another one as they are, and pass for verified there.
-            return parts.layers.iter().try_for_each(|layer| source.verify(layer));
+            return layers.iter().try_for_each(|layer| source.verify(layer));
         };
-        at_once(&parts.layers, watch, |layer, watch| {
+        at_once(layers, watch, |layer, watch| {
             let fetched = self.engine.pull_blob(&self.client, &repository, layer, watch)?;
             self.said.line(&pulled(layer, fetched));
             Ok::<_, Failure>(())
@@ -200,7 +226,6 @@ impl Transfer {
             blobs: configs.chain(layers).collect(),
         };
         let report = self.client.push(names, &content, watch)?;
-        self.push_referrers(source, parts, names, watch)?;
         let verb = if report.tagged == 0 { "unchanged" } else { "pushed" };
         for name in names {
             self.said.line(&format!("{verb} {}", name.familiar()));
@@ -224,18 +249,18 @@ impl Transfer {
         &self,
         source: &Source,
         parts: &ImageParts,
+        referrers: &[(Descriptor, ImageParts)],
         names: &[Reference],
         watch: &Watch<'_>,
     ) -> Result<(), Failure> {
         let subject = parts.root.descriptor.digest;
-        let referrers = source.referrers(&subject)?;
         let repositories: BTreeSet<Repository> = names.iter().map(Repository::of).collect();
         for repository in &repositories {
             let known = match referrers.is_empty() {
                 true => Vec::new(),
                 false => self.client.referrers(repository, &subject, watch)?,
             };
-            for (listed, found) in &referrers {
+            for (listed, found) in referrers {
                 if known.iter().any(|known| known.digest == listed.digest) {
                     continue;
                 }
@@ -249,10 +274,13 @@ impl Transfer {
                 self.client.attach(repository, &subject, &found.root, listed, watch)?;
             }
         }
+        Ok(())
+    }
+
+    fn said_referrers(&self, referrers: &[(Descriptor, ImageParts)]) {
         if !referrers.is_empty() {
             self.said.line(&format!("with {} about it", counted(referrers.len(), "document")));
         }
-        Ok(())
     }
 
     fn blob(&self, source: &Source, layer: &Descriptor) -> Blob {

@@ -37,7 +37,16 @@ impl Place {
                     _ => Self::Archive { file: path, format: ArchiveFormat::Docker, tag },
                 })
             }
-            _ => Ok(Self::Registry(name(text)?)),
+            _ => match mistaken(text) {
+                Some(meant) => Err(Failure::usage(
+                    format!(
+                        "`{}` is a path, and would be taken for the name of an image",
+                        text.escape_debug()
+                    ),
+                    format!("write {meant}, or docker://NAME for an image of that name"),
+                )),
+                None => Ok(Self::Registry(name(text)?)),
+            },
         }
     }
 
@@ -71,6 +80,15 @@ impl Place {
             false => Self::Layout { folder: path.to_owned(), tag: None },
         }
     }
+}
+
+/// What was likely meant by the path of a layout or an archive that stands where a name is expected.
+fn mistaken(text: &str) -> Option<String> {
+    let path = Path::new(text);
+    if path.join("oci-layout").is_file() {
+        return Some(format!("oci:{text}"));
+    }
+    (is_archive_name(path) && path.is_file()).then(|| format!("oci-archive:{text}"))
 }
 
 /// The name of an image of a registry.
@@ -122,5 +140,15 @@ mod tests {
             assert!(Place::parse(text).is_err(), "{text}");
         }
         assert!(Place::local("missing/path").is_err());
+    }
+
+    #[test]
+    fn paths_are_not_taken_for_names() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("oci-layout"), "{}").unwrap();
+        std::fs::write(folder.path().join("web.tar"), "").unwrap();
+        let said = |path: &Path| format!("{:?}", Place::parse(path.to_str().unwrap()).unwrap_err());
+        assert!(said(folder.path()).contains("write oci:/"));
+        assert!(said(&folder.path().join("web.tar")).contains("write oci-archive:/"));
     }
 }

@@ -6,7 +6,7 @@ use wbuild_image::{
     ImageParts, LayoutError, OciLayout, collect_image, find_image, read_document, unpack_archive,
 };
 use wbuild_oci::{Descriptor, Digest, Document, Platform, Reference};
-use wbuild_registry::{RegistryClient, Repository};
+use wbuild_registry::{RegistryClient, RegistryError, Repository};
 use wbuild_remote::Watch;
 
 use super::place::{Place, select};
@@ -108,9 +108,25 @@ impl Source {
         }
     }
 
-    /// What a layout has about an image: SBOMs, provenance. Each as it is listed, and with all that belongs to it.
-    pub(super) fn referrers(&self, subject: &Digest) -> Result<Vec<(Descriptor, ImageParts)>, Failure> {
-        let Self::Layout { layout, .. } = self else { return Ok(Vec::new()) };
+    /// What is known about an image where it comes from: SBOMs, provenance. Each as it is listed, and with all that
+    /// belongs to it.
+    pub(super) fn referrers(
+        &self,
+        client: &RegistryClient,
+        subject: &Digest,
+        watch: &Watch<'_>,
+    ) -> Result<Vec<(Descriptor, ImageParts)>, Failure> {
+        let layout = match self {
+            Self::Layout { layout, .. } => layout,
+            Self::Registry(name) => {
+                let repository = Repository::of(name);
+                let documents = client.documents(repository.clone(), watch);
+                let collect = |listed: Descriptor| Ok((collect_image(&listed, &documents)?, listed));
+                let listed = client.referrers(&repository, subject, watch)?;
+                let found: Result<Vec<_>, RegistryError> = listed.into_iter().map(collect).collect();
+                return Ok(found?.into_iter().map(|(parts, listed)| (listed, parts)).collect());
+            }
+        };
         let mut found = Vec::new();
         for listed in layout.referrers().map_err(Failure::new)? {
             let Document::Manifest(manifest) = read_document(&listed, layout).map_err(Failure::new)? else {
@@ -127,14 +143,22 @@ impl Source {
     }
 
     /// What the image is called in a layout: as `tag` says, else as where it comes from.
-    pub(super) fn names(&self, tag: Option<&str>) -> Result<Vec<Reference>, Failure> {
+    pub(super) fn names(&self, tag: Option<&str>, wanted: &Wanted) -> Result<Vec<Reference>, Failure> {
         let own = match self {
-            Self::Registry(name) => Some(Reference { digest: None, ..name.clone() }),
-            Self::Layout { .. } => None,
+            Self::Registry(name) => vec![Reference { digest: None, ..name.clone() }],
+            Self::Layout { layout, tag, .. } => {
+                let platform = match wanted {
+                    Wanted::Everything => &Platform::host(),
+                    Wanted::Platform(platform) => platform,
+                };
+                let entry = layout.find(&select(tag.as_deref()), platform).map_err(Failure::new)?;
+                layout.names(&entry.digest)
+            }
         };
         let Some(tag) = tag else {
             return Ok(own.into_iter().filter(|own| own.tag.is_some()).collect());
         };
+        let own = own.into_iter().next();
         // `oci:DIR:v1`, or a whole name as docker's archives have them.
         if tag.contains(['/', ':']) {
             return Ok(vec![super::place::name(tag)?]);
