@@ -14,9 +14,9 @@ use crate::context::{Output, TestContext, skip};
 const HTPASSWD: &str = "u:$2y$05$2/uAIibXWSr8bcR0AcT3Ru3cq8TKJu7TXwkNP9s7WpufHHQIK7SMq\n";
 
 /// A registry on a port of its own, gone when it is dropped.
-struct Registry {
+pub(super) struct Registry {
     child: Child,
-    port: u16,
+    pub(super) port: u16,
 }
 
 impl Drop for Registry {
@@ -28,7 +28,7 @@ impl Drop for Registry {
 
 impl Registry {
     /// `None`, with a printed reason, where it is not installed.
-    fn start(folder: &Path, auth: bool, certificate: Option<(&Path, &Path)>) -> Option<Self> {
+    pub(super) fn start(folder: &Path, auth: bool, certificate: Option<(&Path, &Path)>) -> Option<Self> {
         for program in ["docker-registry", "skopeo"] {
             if Command::new(program)
                 .arg("--version")

@@ -14,6 +14,7 @@ use insta::{assert_json_snapshot, assert_snapshot};
 use serde_json::{Value, json};
 use wbuild_testkit::HttpServer;
 
+use super::docker_registry::Registry;
 use super::sharing_servers::{Kept, keep};
 use crate::context::{Build, TestContext, as_nobody, base_layout, bases, skip};
 use crate::layout::Layout;
@@ -326,10 +327,7 @@ fn other_tools(example: &Example) {
         assert_eq!(said["Layers"], json!(example.image().layers()));
     }
     if installed("umoci") && rustix::process::getuid().is_root() {
-        example
-            .build(&["--tag", "example/web:test", "--output", "type=oci,dest=../tagged,tar=false"])
-            .digest();
-        let tag = format!("{}:test", example.context.folder().join("tagged").display());
+        let tag = format!("{}:test", tagged(example).display());
         let bundle = example.context.folder().join("bundle");
         let output = Command::new("umoci").args(["unpack", "--image", &tag]).arg(&bundle).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -339,6 +337,31 @@ fn other_tools(example: &Example) {
         assert_eq!(runtime["process"]["args"], json!(["docker-entrypoint.sh", "node", "apps/web/server.js"]));
         other_runtimes(&bundle, runtime);
     }
+}
+
+/// The image under a tag: as it comes back from a registry, where there is one.
+fn tagged(example: &Example) -> PathBuf {
+    let layout = example.context.folder().join("tagged");
+    let registry = example.context.folder().join("registry");
+    fs::create_dir_all(&registry).unwrap();
+    let Some(registry) = Registry::start(&registry, false, None) else {
+        let output = ["--tag", "example/web:test", "--output", "type=oci,dest=../tagged,tar=false"];
+        example.build(&output).digest();
+        return layout;
+    };
+    let name = format!("localhost:{}/example/web:test", registry.port);
+    let pushed = example.context.run(&["push", IMAGE, &name]);
+    assert_eq!(pushed.code, 0, "{pushed}");
+    let from = format!("docker://{name}");
+    let output = Command::new("skopeo")
+        .args(["--insecure-policy", "copy", "-q", "--src-tls-verify=false", &from])
+        .arg(format!("oci:{}:test", layout.display()))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let index: Value = serde_json::from_slice(&fs::read(layout.join("index.json")).unwrap()).unwrap();
+    assert_eq!(index["manifests"][0]["digest"], json!(pushed.stdout.trim()));
+    layout
 }
 
 /// Another container runtime starts the image, and its health endpoint answers there.

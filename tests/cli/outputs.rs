@@ -133,8 +133,7 @@ fn archives_of_older_tools_are_read() {
     let said = context.run(&["copy", "docker-archive:old.tar", "oci:copied"]);
     assert_eq!(said.code, 0, "{said}");
     assert_eq!(diff_ids(&at("copied")), diff_ids(&at("image")));
-    let index: serde_json::Value =
-        serde_json::from_slice(&fs::read(at("copied/index.json")).unwrap()).unwrap();
+    let index: Value = serde_json::from_slice(&fs::read(at("copied/index.json")).unwrap()).unwrap();
     assert_eq!(index["manifests"][0]["annotations"]["org.opencontainers.image.ref.name"], "v1");
 }
 

@@ -412,7 +412,7 @@ fn what_belongs_to_an_image_follows_it() {
         assert!(said.stdout.trim() == digest && said.stderr.contains("with 1 document about it"), "{said}");
         let archive = format!("oci-archive:{api}.tar");
         ok(context.run(&["copy", &copied, &archive]));
-        let index: serde_json::Value = serde_json::from_slice(&archived(&context, api)).unwrap();
+        let index: Value = serde_json::from_slice(&archived(&context, api)).unwrap();
         assert_eq!(index["manifests"][0]["annotations"]["io.containerd.image.name"], name);
         let next = format!("{}/next:v1", registry.host());
         assert!(ok(context.run(&["copy", &archive, &next])).stderr.contains("with 1 document about it"));

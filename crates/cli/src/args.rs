@@ -139,11 +139,12 @@ pub(crate) struct OutputArgs {
 /// Which remote caches are read and filled.
 #[derive(Debug, Args)]
 pub(crate) struct SharingArgs {
-    /// Reuse what a cache has (may be repeated): type=local,src=FOLDER, type=http,url=URL
+    /// Reuse what a cache has (may be repeated): type=local,src=FOLDER, type=http,url=URL, type=registry,ref=NAME (or just
+    /// NAME), type=s3|gcs|azblob,bucket=…, type=turbo, type=gha (cache/remote.md)
     #[arg(long = "cache-from", value_name = "SPEC")]
     pub(crate) cache_from: Vec<String>,
 
-    /// Fill a cache (may be repeated): type=local,dest=FOLDER, type=http,url=URL; with [,mode=min|max][,scope=NAME]
+    /// Fill a cache (may be repeated): as --cache-from, type=local,dest=FOLDER; with [,mode=min|max][,scope=NAME]
     #[arg(long = "cache-to", value_name = "SPEC")]
     pub(crate) cache_to: Vec<String>,
 }
