@@ -142,8 +142,13 @@ fn the_web_file_corrected_for_the_full_example() {
         .map(|name| format!("COPY packages/{name}/package.json ./packages/{name}/package.json\n"))
         .collect();
     context.write("Dockerfile", &file.replace(line, &format!("{line}{more}")));
-    let built = build(&context, &["."]);
+    let built = build(&context, &["--turbo-cache", "."]);
     built.digest();
+    // The step runs again, and turbo finds what it built before.
+    context.write("elsewhere.txt", "no input of any task");
+    let again = build(&context, &["--turbo-cache", "--target", "builder", "."]);
+    let log: String = again.events.iter().filter_map(|event| event["text"].as_str()).collect();
+    assert!(log.contains("FULL TURBO"), "{log}");
 }
 
 /// An HTTPS server in the place of the host that the tunnel's file downloads from.
