@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use wbuild_testkit::{Body, HttpServer, Reply, Seen};
+use wbuild_testkit::{Body, HttpServer, Moto, Reply, Seen};
 
 use super::sharing::{STEPS, build, dockerfile};
 use crate::context::{TestContext, bases, skip};
@@ -69,6 +69,17 @@ pub(super) fn round_trip(to: &str, from: &str, env: &[(&str, &str)]) {
     assert!(changed.log().contains("kept\n"), "{}", changed.log());
     let again = build(&machine("two"), &[&from]);
     assert_eq!((again.digest(), again.steps("built").len()), (changed.digest(), 0));
+}
+
+/// The same with a workspace.
+fn workspace_round_trip(place: &str, env: &[(&str, &str)]) {
+    let machine = || {
+        env.iter().fold(TestContext::small(), |context: TestContext, (name, value)| context.env(name, value))
+    };
+    let filled = machine().build(&[&format!("--cache-to={place}")]);
+    let imported = machine().build(&[&format!("--cache-from={place}")]);
+    assert_eq!(imported.digest(), filled.digest());
+    assert_eq!((imported.steps("built"), imported.warnings()), (vec![], vec![]));
 }
 
 #[test]
@@ -279,6 +290,22 @@ fn nginx(folder: &Path) -> Option<Server> {
     fs::write(folder.join("nginx.conf"), top).unwrap();
     let program = if Path::new("/usr/sbin/nginx").exists() { "/usr/sbin/nginx" } else { "nginx" };
     Server::start(port, Command::new(program).arg("-p").arg(folder).arg("-c").arg(folder.join("nginx.conf")))
+}
+
+#[test]
+fn s3_is_a_cache() {
+    let Some(_) = bases() else { return };
+    let Some(moto) = Moto::start(Path::new(env!("CARGO_TARGET_TMPDIR"))) else {
+        skip("moto[server] cannot be installed here, or does not start");
+        return;
+    };
+    moto.make_bucket("builds");
+    let place =
+        format!("type=s3,bucket=builds,region=us-east-1,endpoint_url=http://127.0.0.1:{}", moto.port());
+    let keys = [("AWS_ACCESS_KEY_ID", "AK"), ("AWS_SECRET_ACCESS_KEY", "s3cret")];
+    round_trip(&place, &place, &keys);
+    // Where a step's description needs something from the bucket, its task has to wait for it.
+    workspace_round_trip(&place, &keys);
 }
 
 #[test]

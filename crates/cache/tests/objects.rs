@@ -4,16 +4,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
 
 use wbuild_cache::{Backend, CacheError, Entry, Holds, Index, Kind, Network, Place, Role};
 use wbuild_oci::Digest;
-use wbuild_testkit::{Body, HttpServer, Reply, Seen};
+use wbuild_testkit::{Body, HttpServer, Moto, Reply, Seen};
 
 type Kept = Arc<Mutex<BTreeMap<String, Vec<u8>>>>;
 
@@ -140,73 +136,16 @@ fn refusals_are_said_without_secrets() {
     }
 }
 
-/// moto's server, in a virtual environment of its own.
-struct Moto(Child, u16);
-
-impl Drop for Moto {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-impl Moto {
-    fn start() -> Option<Self> {
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("moto-5.2.1");
-        let program = folder.join("bin/moto_server");
-        if !folder.join("ready").exists() {
-            let run = |program: &Path, args: &[&str]| {
-                Command::new(program).args(args).output().is_ok_and(|output| output.status.success())
-            };
-            let made = run(Path::new("python3"), &["-m", "venv", folder.to_str().unwrap()])
-                && run(&folder.join("bin/python"), &["-m", "pip", "install", "-q", "moto[server]==5.2.1"]);
-            if !made {
-                return None;
-            }
-            fs::write(folder.join("ready"), "").unwrap();
-        }
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
-        let child = Command::new(program)
-            .args(["-H", "127.0.0.1", "-p", &port.to_string()])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .ok()?;
-        let mut moto = Self(child, port);
-        let end = Instant::now() + Duration::from_secs(60);
-        while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
-            if Instant::now() > end || moto.0.try_wait().ok()?.is_some() {
-                return None;
-            }
-            std::thread::yield_now();
-        }
-        Some(moto)
-    }
-
-    fn make_bucket(&self, name: &str) {
-        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.1)).unwrap();
-        let request = format!(
-            "PUT /{name} HTTP/1.1\r\nHost: 127.0.0.1:{}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
-            self.1
-        );
-        stream.write_all(request.as_bytes()).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-    }
-}
-
 #[test]
 fn moto_is_a_cache() {
-    let Some(moto) = Moto::start() else {
+    let Some(moto) = Moto::start(Path::new(env!("CARGO_TARGET_TMPDIR"))) else {
         eprintln!("skipped: moto[server] cannot be installed here, or does not start");
         return;
     };
     moto.make_bucket("builds");
     let place = format!(
         "type=s3,bucket=builds,prefix=p,region=us-east-1,endpoint_url=http://127.0.0.1:{},access_key_id=AK,secret_access_key=s3cret",
-        moto.1
+        moto.port()
     );
     let backend = connect(&place);
     use_it(&*backend);

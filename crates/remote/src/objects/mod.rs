@@ -21,7 +21,7 @@ use object_store::{
 use tokio::time::timeout;
 
 use crate::http::{HttpError, HttpOptions, Sink, connections};
-use crate::runtime::runtime;
+use crate::runtime::block_on;
 use connection::Connections;
 
 /// Larger files are sent in parts of this size, so that no more than one part is in memory.
@@ -155,7 +155,7 @@ impl ObjectStore {
         limit: Duration,
         work: impl Future<Output = object_store::Result<T>>,
     ) -> Result<T, ObjectError> {
-        match runtime().block_on(async { timeout(limit, work).await }) {
+        match block_on(async { timeout(limit, work).await }) {
             Ok(result) => result.map_err(|error| failed(key, &error)),
             Err(_) => Err(ObjectError::Late { key: key.to_owned(), seconds: limit.as_secs() }),
         }
@@ -289,7 +289,7 @@ impl ObjectStore {
             let options = PutOptions { mode, ..PutOptions::default() };
             let (place, payload) = (Path::from(key), PutPayload::from(bytes.to_vec()));
             let work = self.store.put_opts(&place, payload, options);
-            runtime().block_on(async { timeout(3 * UPLOAD, work).await })
+            block_on(async { timeout(3 * UPLOAD, work).await })
         };
         let late = |_| ObjectError::Late { key: key.to_owned(), seconds: (3 * UPLOAD).as_secs() };
         match put(mode).map_err(late)? {
