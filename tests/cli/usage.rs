@@ -474,3 +474,14 @@ fn the_state_directory_is_where_it_is_said_to_be() {
             && fs::read_dir(context.folder().join("home")).unwrap().next().is_none()
     );
 }
+
+#[test]
+fn the_version_tells_commit_and_features() {
+    let said = TestContext::empty().run(&["--version"]);
+    let lines: Vec<&str> = said.stdout.lines().collect();
+    let [version, commit, features] = lines[..] else { panic!("{said}") };
+    assert_eq!(version, concat!("wbuild ", env!("CARGO_PKG_VERSION")));
+    let commit = commit.strip_prefix("commit: ").unwrap();
+    assert!(commit == "unknown" || commit.chars().all(|c| c.is_ascii_hexdigit()), "{said}");
+    assert!(features.starts_with("features: frontends=buildspec+dockerfile, "), "{said}");
+}

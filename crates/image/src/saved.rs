@@ -210,7 +210,7 @@ fn canonical<T: serde::Serialize>(document: &T) -> Result<Vec<u8>, UnpackError> 
 }
 
 fn blob_path(layout: &Path, digest: &Digest) -> PathBuf {
-    layout.join("blobs/sha256").join(digest.hex().to_string())
+    layout.join("blobs/sha256").join(digest.hex())
 }
 
 fn blob(layout: &Path, media_type: &str, bytes: &[u8]) -> Result<Descriptor, UnpackError> {
