@@ -299,7 +299,7 @@ fn s3_is_a_cache() {
         skip("moto[server] cannot be installed here, or does not start");
         return;
     };
-    moto.make_bucket("builds");
+    moto.make_bucket("builds").unwrap();
     let place =
         format!("type=s3,bucket=builds,region=us-east-1,endpoint_url=http://127.0.0.1:{}", moto.port());
     let keys = [("AWS_ACCESS_KEY_ID", "AK"), ("AWS_SECRET_ACCESS_KEY", "s3cret")];

@@ -142,7 +142,7 @@ fn moto_is_a_cache() {
         eprintln!("skipped: moto[server] cannot be installed here, or does not start");
         return;
     };
-    moto.make_bucket("builds");
+    moto.make_bucket("builds").unwrap();
     let place = format!(
         "type=s3,bucket=builds,prefix=p,region=us-east-1,endpoint_url=http://127.0.0.1:{},access_key_id=AK,secret_access_key=s3cret",
         moto.port()

@@ -1,5 +1,5 @@
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -25,17 +25,15 @@ impl Moto {
         let folder = scratch.join("moto-5.2.1");
         let program = folder.join("bin/moto_server");
         if !folder.join("ready").exists() {
-            let run = |program: &Path, args: &[&str]| {
-                Command::new(program).args(args).output().is_ok_and(|output| output.status.success())
-            };
-            let made = run(Path::new("python3"), &["-m", "venv", folder.to_str().unwrap()])
-                && run(&folder.join("bin/python"), &["-m", "pip", "install", "-q", "moto[server]==5.2.1"]);
-            if !made {
+            let run = |command: &mut Command| command.output().is_ok_and(|output| output.status.success());
+            let mut pip = Command::new(folder.join("bin/python"));
+            pip.args(["-m", "pip", "install", "-q", "moto[server]==5.2.1"]);
+            if !run(Command::new("python3").args(["-m", "venv"]).arg(&folder)) || !run(&mut pip) {
                 return None;
             }
-            fs::write(folder.join("ready"), "").unwrap();
+            fs::write(folder.join("ready"), "").ok()?;
         }
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
+        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).ok()?.local_addr().ok()?.port();
         let child = Command::new(program)
             .args(["-H", "127.0.0.1", "-p", &port.to_string()])
             .stdin(Stdio::null())
@@ -60,15 +58,18 @@ impl Moto {
     }
 
     /// Makes a bucket of this name.
-    pub fn make_bucket(&self, name: &str) {
-        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).unwrap();
+    ///
+    /// # Errors
+    /// When it cannot be asked, or refuses.
+    pub fn make_bucket(&self, name: &str) -> io::Result<()> {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port))?;
         let request = format!(
             "PUT /{name} HTTP/1.1\r\nHost: 127.0.0.1:{}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
             self.port
         );
-        stream.write_all(request.as_bytes()).unwrap();
+        stream.write_all(request.as_bytes())?;
         let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        stream.read_to_string(&mut answer)?;
+        if answer.starts_with("HTTP/1.1 200") { Ok(()) } else { Err(io::Error::other(answer)) }
     }
 }
