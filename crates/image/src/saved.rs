@@ -295,7 +295,8 @@ mod tests {
         let other = config(&[b"other"]);
         let manifests: &[u8] = br#"[{"Config":"c.json","RepoTags":null,"Layers":["l.tar"]}]"#;
         let outside: &[u8] = br#"[{"Config":"../../etc/passwd","Layers":[]}]"#;
-        let cases: [(&[(&str, &[u8])], &str); 6] = [
+        type Entries<'a> = &'a [(&'a str, &'a [u8])];
+        let cases: [(Entries<'_>, &str); 6] = [
             (
                 &[("c.json", &good), ("manifest.json", manifests)],
                 "`l.tar` is named in manifest.json and is not there",
