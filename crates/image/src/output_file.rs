@@ -1,8 +1,12 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, open};
+use rustix::io::Errno;
 
 /// Files that are being written by this process.
 static PARTIAL: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
@@ -26,8 +30,20 @@ pub struct OutputFile {
 
 #[derive(Debug)]
 struct Replaces {
+    /// Beside the path. As long as the file has no name, nothing is there, and a kill leaves nothing.
     partial: PathBuf,
     path: PathBuf,
+    named: bool,
+}
+
+/// A file without a name; `None` where the file system has none, or where it could not be given one later.
+fn nameless(folder: &Path) -> Option<File> {
+    if !Path::new("/proc/self/fd").exists() {
+        return None;
+    }
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
+    open(folder, flags, Mode::from_raw_mode(0o666)).ok().map(File::from)
 }
 
 impl OutputFile {
@@ -54,9 +70,14 @@ impl OutputFile {
         let mut name = real.file_name().unwrap_or_default().to_owned();
         name.push(format!(".wbuild-{}", std::process::id()));
         let partial = real.with_file_name(name);
-        let file = File::create(&partial)?;
+        let nameless = nameless(real.parent().unwrap_or(Path::new("")));
+        let named = nameless.is_none();
+        let file = match nameless {
+            Some(file) => file,
+            None => File::create(&partial)?,
+        };
         PARTIAL.lock().unwrap_or_else(PoisonError::into_inner).insert(partial.clone());
-        let output = Self { file, replaces: Some(Replaces { partial, path: real }) };
+        let output = Self { file, replaces: Some(Replaces { partial, path: real, named }) };
         if let Some(meta) = existing {
             output.file.set_permissions(meta.permissions())?;
         }
@@ -69,6 +90,18 @@ impl OutputFile {
     /// When it cannot.
     pub fn commit(mut self) -> io::Result<()> {
         let Some(replaces) = self.replaces.take() else { return Ok(()) };
+        if !replaces.named {
+            let own = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+            let link = || linkat(CWD, &own, CWD, &replaces.partial, AtFlags::SYMLINK_FOLLOW);
+            let linked = match link() {
+                // Left behind by a process that was killed here, and had our id.
+                Err(Errno::EXIST) => fs::remove_file(&replaces.partial).and_then(|()| Ok(link()?)),
+                other => other.map_err(io::Error::from),
+            };
+            linked.inspect_err(|_| {
+                PARTIAL.lock().unwrap_or_else(PoisonError::into_inner).remove(&replaces.partial);
+            })?;
+        }
         PARTIAL.lock().unwrap_or_else(PoisonError::into_inner).remove(&replaces.partial);
         fs::rename(&replaces.partial, &replaces.path).inspect_err(|_| {
             // The error that matters is the first one.
@@ -118,6 +151,9 @@ mod tests {
         symlink("real", &link).unwrap();
         let mut unfinished = OutputFile::create(&link).unwrap();
         unfinished.write_all(b"half").unwrap();
+        if nameless(folder.path()).is_some() {
+            assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "a kill would leave nothing");
+        }
         drop(unfinished);
         assert_eq!(fs::read_to_string(&real).unwrap(), "old");
         write(&link, "new").unwrap();
@@ -132,14 +168,7 @@ mod tests {
     fn pipes_are_written_to() {
         let folder = tempfile::tempdir().unwrap();
         let pipe = folder.path().join("pipe");
-        rustix::fs::mknodat(
-            rustix::fs::CWD,
-            &pipe,
-            rustix::fs::FileType::Fifo,
-            rustix::fs::Mode::from_raw_mode(0o600),
-            0,
-        )
-        .unwrap();
+        rustix::fs::mknodat(CWD, &pipe, rustix::fs::FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
         let reader = std::thread::spawn({
             let pipe = pipe.clone();
             move || {
