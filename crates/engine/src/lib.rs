@@ -8,7 +8,8 @@
 //! - `faces`: both faces of deltas, and whether they still are what they were.
 //! - `verify`: reading everything that is stored.
 //! - `remote`: files by HTTP and git repositories, as sources.
-//! - `registries`: a client for image registries.
+//! - `registries`: a client for image registries. `base_registry`: base images from them; `pulled_base`: their layers;
+//!   `known_images`: what is remembered of them.
 //! - `context_source`: what a person gives as a context, as a folder.
 //! - `outputs`: results as files in a folder, or as a tar of the root file system.
 //! - `export`: deltas to layers to an image.
@@ -36,9 +37,11 @@ mod files;
 mod handlers;
 mod images;
 mod inputs;
+mod known_images;
 mod native;
 mod outputs;
 mod plan;
+mod pulled_base;
 mod recoded;
 mod registries;
 mod remote;
@@ -56,7 +59,7 @@ mod verify;
 mod worker;
 
 pub use attest::{ProvenanceOptions, locked_packages};
-pub use base_registry::Pulling;
+pub use base_registry::{Asking, Pins, Pulling};
 pub use container::{Container, ContainerNetwork, ContainerOptions, ContainerProcess, Health, Probe};
 pub use context_source::{ContextPlace, ContextPlaceError, OpenedContext, REMOTE_DOCKERFILE};
 pub use contexts::LocalContext;
@@ -68,7 +71,7 @@ pub use images::{ImageLocation, LocationError};
 pub use native::NativeError;
 pub use outputs::{Existing, FilesOutput, FilesWritten, OutputError};
 pub use plan::{OpenWorkspace, SpecChoice, find_workspace};
-pub use registries::registry_client;
+pub use registries::{insecure_registry_client, registry_client};
 pub use remote::RemoteError;
 pub use secrets::{MAX_SECRET_BYTES, SecretError, Secrets};
 pub use session::{IsolationMode, Options, SolveOptions};

@@ -156,7 +156,9 @@ impl Engine {
         self.begin_sharing(&options.events);
         let (events, cancellation) = (options.events.clone(), options.cancellation.clone());
         let following = Following { events, cancellation };
-        self.images.follow(following.clone());
+        if let Some(registries) = self.images.registries.get() {
+            registries.follow(following.clone());
+        }
         self.remotes.follow(following);
         let solver =
             Solver::new(Arc::clone(self), options.events.clone(), options.cancellation.clone(), options.jobs)

@@ -8,7 +8,7 @@ use wbuild_solver::SolveError;
 
 use super::Failure;
 use super::outputs::{Delivered, Delivery, DeliveryError, finish};
-use super::pinned::Pins;
+use super::pinned::Lock;
 use crate::args::{ProgressArgs, PullingArgs};
 use crate::progress::Progress;
 use crate::render::size;
@@ -23,7 +23,7 @@ pub(crate) struct Job<'a> {
     pub(crate) definition: &'a Definition,
     pub(crate) solve: &'a SolveOptions,
     pub(crate) delivery: &'a Delivery<'a>,
-    pub(crate) pins: Pins,
+    pub(crate) lock: Lock,
     pub(crate) pulling: &'a PullingArgs,
     pub(crate) shown: &'a ProgressArgs,
     /// How large the store may be afterwards.
@@ -44,7 +44,7 @@ impl Job<'_> {
         share(self.engine, &progress, delivered.as_ref().err());
         let delivered = delivered.and_then(|mut delivered| {
             if self.pulling.pin {
-                delivered.said(self.pins.write(self.engine)?);
+                delivered.said(self.lock.write(self.engine)?);
             }
             Ok(delivered)
         });

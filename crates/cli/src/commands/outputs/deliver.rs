@@ -167,6 +167,10 @@ impl Delivery<'_> {
             }
             _ => built.export(names).map_err(EngineError::from)?,
         };
+        // A registry, and who has a store of its own, may have them.
+        if matches!(image.place, ImagePlace::Layout(..) | ImagePlace::Archive(..)) {
+            built.bring_base()?;
+        }
         let path = match &image.place {
             ImagePlace::Layout(folder, others) => {
                 self.ignore_own(folder)?;

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::sync::Arc;
 
-use wbuild_engine::{BuiltImage, EngineError, registry_client};
+use wbuild_engine::{BuiltImage, EngineError, insecure_registry_client, registry_client};
 use wbuild_image::Export;
 use wbuild_oci::Reference;
 use wbuild_registry::{Blob, Content, RegistryClient, Repository, at_once};
@@ -23,7 +23,10 @@ pub(super) fn push(
     export: &Export,
     how: Push,
 ) -> Result<String, DeliveryError> {
-    let client = registry_client(delivery.variable)?;
+    let client = match how.insecure {
+        true => insecure_registry_client(delivery.variable, &export.names)?,
+        false => registry_client(delivery.variable)?,
+    };
     let stop = Stop::new();
     let stopping = stop.clone();
     let _subscription = delivery.cancellation.subscribe(move || stopping.stop());
