@@ -362,14 +362,17 @@ fn what_is_not_there_any_more_is_not_made_do_with() {
         assert!(said.code == 1 && said.stderr.contains(says), "{status}: {said}");
         registry.forgive();
     }
-    // One that is there but cannot answer is as one that is not; with --pull that is not good enough.
+    // One that does not answer the question is as one that is not there; with --pull that is not good enough.
     registry.plan("HEAD", "/manifests/1", 1, Fault::Status(503));
     let said = ok(build(&context, &from, &[]));
     assert!(said.stderr.contains(&format!("using `{base}` as it was")), "{said}");
-    let host = registry.host();
-    drop(registry);
+    let nowhere = Fault::Redirect("ftp://nowhere".to_owned());
+    registry.plan("HEAD", "/manifests/1", 2, nowhere.clone());
+    registry.plan("GET", "/manifests/1", 1, nowhere);
+    let said = ok(build(&context, &from, &[]));
+    assert!(said.stderr.contains(&format!("using `{base}` as it was")), "{said}");
     let said = build(&context, &from, &["--pull"]);
-    assert!(said.code == 1 && said.stderr.contains(&format!("cannot get the base image `{host}/")), "{said}");
+    assert!(said.code == 1 && said.stderr.contains(&format!("cannot get the base image `{base}`")), "{said}");
 }
 
 #[test]
@@ -484,4 +487,38 @@ fn a_lock_names_images_however_they_are_written() {
     let output = context.command(&["build", "--pin", "-"]).stdin(dockerfile).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains("`--pin` writes wbuild.lock into the context, which is no folder"), "{said}");
+}
+
+#[test]
+fn what_moves_is_shown() {
+    let (context, registry) = with_base();
+    let base = name(&registry, "team/base:1");
+    let from = format!("FROM {base}\nLABEL a=b\n");
+    let app = format!("type=registry,name={}", name(&registry, "team/app:1"));
+    let said = ok(build(&context, &from, &["-o", "type=oci,tar=false,dest=out", "-o", &app]));
+    let layers = Layout::open(&context.path("base-image")).layers();
+    let mut text = said.to_string().replace(&registry.host(), "[REGISTRY]");
+    // Several come at once, and are through in any order.
+    let mut lines: Vec<&str> = text.lines().filter(|line| line.starts_with('#')).collect();
+    lines.sort_unstable();
+    text = lines.join("\n");
+    assert_snapshot!(text, @r"
+    #1 DONE [TIME]
+    #1 [TIME] sha256:[DIGEST] [SIZE] / [SIZE] done
+    #1 [TIME] sha256:[DIGEST] [SIZE] / [SIZE] done
+    #1 pull [REGISTRY]/team/base:1
+    #2 DONE [TIME]
+    #2 [TIME] sha256:[DIGEST] [SIZE] lent by another repository
+    #2 [TIME] sha256:[DIGEST] [SIZE] lent by another repository
+    #2 push [REGISTRY]/team/app:1
+    ");
+    let json = ["build", "--progress", "json", "-o", "type=cacheonly", "app"];
+    context.write("app/Dockerfile", &format!("FROM scratch\nCOPY --from={base} /etc /etc\n"));
+    fs::remove_dir_all(context.state()).unwrap();
+    let said = ok(context.run(&json));
+    for layer in layers {
+        let done = said.stderr.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let done = done.filter(|event| event["event"] == "moved" && event["part"] == layer.as_str());
+        assert!(done.last().is_some_and(|event| event["state"] == "done"), "{said}");
+    }
 }

@@ -19,6 +19,7 @@ use crate::known_images::{keep_image, known_name, remember_name};
 use crate::pulled_base::PulledBase;
 use crate::registries::registry_client;
 use crate::remote::Following;
+use crate::transfers::Transfers;
 
 /// When registries are asked for base images.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,6 +63,7 @@ pub struct Pulling {
 pub(crate) struct BaseRegistries {
     pulling: Pulling,
     pub(crate) store: Store,
+    pub(crate) transfers: Arc<Transfers>,
     client: OnceLock<RegistryClient>,
     /// Nobody, as long as nothing is solved.
     following: Mutex<Option<Following>>,
@@ -76,10 +78,11 @@ pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl BaseRegistries {
-    pub(crate) fn new(pulling: Pulling, store: Store) -> Self {
+    pub(crate) fn new(pulling: Pulling, store: Store, transfers: Arc<Transfers>) -> Self {
         Self {
             pulling,
             store,
+            transfers,
             client: OnceLock::new(),
             following: Mutex::default(),
             roots: Mutex::default(),
@@ -142,6 +145,7 @@ impl BaseRegistries {
             repository: Repository::of(&name),
             written: written.to_owned(),
             pin: self.pin_of(&name),
+            transfer: Mutex::default(),
         };
         let opened = self.following().watched(|watch| self.documents(&name, &base, platform, watch));
         match opened {

@@ -10,6 +10,7 @@
 //! - `remote`: files by HTTP and git repositories, as sources.
 //! - `registries`: a client for image registries. `base_registry`: base images from them; `pulled_base`: their layers;
 //!   `known_images`: what is remembered of them.
+//! - `transfers`: what moves to and from registries, for progress.
 //! - `context_source`: what a person gives as a context, as a folder.
 //! - `outputs`: results as files in a folder, or as a tar of the root file system.
 //! - `export`: deltas to layers to an image.
@@ -51,6 +52,7 @@ mod sharing;
 mod step;
 #[cfg(test)]
 mod testing;
+mod transfers;
 mod trust;
 mod turbo;
 mod upkeep;
@@ -77,6 +79,7 @@ pub use secrets::{MAX_SECRET_BYTES, SecretError, Secrets};
 pub use session::{IsolationMode, Options, SolveOptions};
 pub use sharing::{ExportedTo, Sharing};
 pub use step::is_limit;
+pub use transfers::{Transfer, TransferPart};
 pub use trust::BundleError;
 pub use upkeep::DEFAULT_BUDGET;
 pub use users::{ResolvedUser, UserError, resolve_user};

@@ -1,14 +1,15 @@
 //! The layers of a base image in a registry, which come when somebody needs them.
 
 use std::io::Read;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, Weak};
 
 use wbuild_oci::{Descriptor, Digest};
 use wbuild_registry::{Repository, at_once};
 
-use crate::base_registry::BaseRegistries;
+use crate::base_registry::{BaseRegistries, locked};
 use crate::error::EngineError;
 use crate::registries::pull_blob;
+use crate::transfers::Transfer;
 
 /// An image of a registry; its layers may not be here yet.
 #[derive(Debug)]
@@ -19,6 +20,8 @@ pub(crate) struct PulledBase {
     pub(crate) written: String,
     /// What the name is pinned to, if that decided what it is.
     pub(crate) pin: Option<Digest>,
+    /// What is under way, if anything is.
+    pub(crate) transfer: Mutex<Weak<Transfer>>,
 }
 
 impl PulledBase {
@@ -40,12 +43,28 @@ impl PulledBase {
             });
         }
         let client = registries.client()?;
+        let transfer = self.transfer();
         let brought = registries.following().watched(|watch| {
             at_once(&missing, watch, |layer, watch| {
-                pull_blob(&registries.store, client, &self.repository, layer, watch)
+                let mut part = transfer.part(layer.digest.to_string(), layer.size);
+                pull_blob(&registries.store, client, &self.repository, layer, watch, Some(&mut part))
             })
         });
-        brought.map(drop).map_err(|error| self.about(error))
+        brought.map(drop).map_err(|error| {
+            transfer.fail();
+            self.about(error)
+        })
+    }
+
+    /// The one that is under way, or a new one.
+    fn transfer(&self) -> Arc<Transfer> {
+        let mut known = locked(&self.transfer);
+        if let Some(transfer) = known.upgrade() {
+            return transfer;
+        }
+        let transfer = self.registries.transfers.begin(format!("pull {}", self.written));
+        *known = Arc::downgrade(&transfer);
+        transfer
     }
 
     /// Whether a layer is on this machine.

@@ -1,17 +1,20 @@
 //! Image registries, with what this machine trusts, its proxies, and the person's rules and credentials.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 
 use wbuild_oci::{Descriptor, Digest, Reference};
 use wbuild_registry::{CredentialFiles, RegistryClient, RegistryError, RegistryOptions, Repository, Rules};
-use wbuild_remote::{HttpOptions, Proxies, Watch};
+use wbuild_remote::{HttpOptions, Proxies, Sink, Watch};
+use wbuild_report::Moving;
 use wbuild_store::Store;
 
 use crate::base_registry::{BaseRegistries, Pulling};
 use crate::error::EngineError;
 use crate::known_images::{keep_image, remember_name};
 use crate::remote::IntoStore;
+use crate::transfers::{Transfer, TransferPart};
 use crate::trust::Trust;
 use crate::worker::Engine;
 
@@ -67,12 +70,18 @@ impl Engine {
         descriptor: &Descriptor,
         watch: &Watch<'_>,
     ) -> Result<bool, EngineError> {
-        pull_blob(&self.store, client, repository, descriptor, watch)
+        pull_blob(&self.store, client, repository, descriptor, watch, None)
+    }
+
+    /// Something begins to move to or from a registry: `push web:1`.
+    pub fn begin_transfer(&self, name: String) -> Arc<Transfer> {
+        self.transfers.begin(name)
     }
 
     /// Takes base images that no `--build-context` names from registries.
     pub fn pull_from(&mut self, pulling: Pulling) {
-        let registries = Arc::new(BaseRegistries::new(pulling, self.store.clone()));
+        let registries =
+            Arc::new(BaseRegistries::new(pulling, self.store.clone(), Arc::clone(&self.transfers)));
         // The first one stays: a session has one.
         let _ = self.images.registries.set(registries);
     }
@@ -108,6 +117,7 @@ pub(crate) fn pull_blob(
     repository: &Repository,
     descriptor: &Descriptor,
     watch: &Watch<'_>,
+    part: Option<&mut TransferPart>,
 ) -> Result<bool, EngineError> {
     if store.holds_blob(&descriptor.digest)? {
         return Ok(false);
@@ -117,8 +127,34 @@ pub(crate) fn pull_blob(
     if store.holds_blob(&descriptor.digest)? {
         return Ok(false);
     }
-    let mut blob = IntoStore::new(store)?;
+    let mut blob = Told { blob: IntoStore::new(store)?, part };
     client.fetch(repository, descriptor, &mut blob, watch)?;
-    blob.finish(Some(&descriptor.digest))?;
+    blob.blob.finish(Some(&descriptor.digest))?;
+    if let Some(part) = blob.part {
+        part.end(Moving::Done);
+    }
     Ok(true)
+}
+
+/// A download that somebody follows.
+struct Told<'a> {
+    blob: IntoStore<'a>,
+    part: Option<&'a mut TransferPart>,
+}
+
+impl Sink for Told<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.blob.write(bytes)?;
+        if let Some(part) = &mut self.part {
+            part.moved(bytes.len() as u64);
+        }
+        Ok(())
+    }
+
+    fn restart(&mut self) -> io::Result<()> {
+        if let Some(part) = &mut self.part {
+            part.again_from(0);
+        }
+        self.blob.restart()
+    }
 }

@@ -90,6 +90,7 @@ impl Engine {
             machine: OnceLock::new(),
             undeclared: Mutex::default(),
             remotes: Remotes::of_machine(variable),
+            transfers: Arc::default(),
             inspected: Inspected::default(),
             shared: Shared::default(),
             turbo: None,
@@ -160,6 +161,8 @@ impl Engine {
             registries.follow(following.clone());
         }
         self.remotes.follow(following);
+        self.transfers
+            .follow(options.events.clone(), u32::try_from(definition.graph.len()).unwrap_or(u32::MAX));
         let solver =
             Solver::new(Arc::clone(self), options.events.clone(), options.cancellation.clone(), options.jobs)
                 .without_cache(options.no_cache.clone());

@@ -39,6 +39,7 @@ use crate::secrets::Secrets;
 use crate::session::IsolationMode;
 use crate::sharing::Shared;
 use crate::step::{LogFolder, Ran};
+use crate::transfers::Transfers;
 use crate::trust::Trust;
 use crate::turbo::TurboServer;
 use crate::users::{ResolvedUser, resolve_user};
@@ -69,6 +70,8 @@ pub struct Engine {
     pub(crate) undeclared: Mutex<Vec<String>>,
     /// Sources on the network.
     pub(crate) remotes: Remotes,
+    /// What moves to and from registries.
+    pub(crate) transfers: Arc<Transfers>,
     /// What was read in full, or looked at, and found right.
     pub(crate) inspected: Inspected,
     /// Remote caches.

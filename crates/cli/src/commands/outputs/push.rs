@@ -2,14 +2,15 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
-use std::sync::Arc;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use wbuild_engine::{BuiltImage, EngineError, insecure_registry_client, registry_client};
+use wbuild_engine::{BuiltImage, EngineError, TransferPart, insecure_registry_client, registry_client};
 use wbuild_image::Export;
 use wbuild_oci::Reference;
-use wbuild_registry::{Blob, Content, RegistryClient, Repository, at_once};
+use wbuild_registry::{Blob, Content, Pushed, RegistryClient, Repository, at_once};
 use wbuild_remote::{Retry, Stop, Watch};
+use wbuild_report::Moving;
 
 use super::Push;
 use super::deliver::{Delivery, DeliveryError};
@@ -32,6 +33,8 @@ pub(super) fn push(
     let _subscription = delivery.cancellation.subscribe(move || stopping.stop());
     let retrying = |_: &Retry| {};
     let watch = Watch { stop: &stop, retrying: &retrying };
+    let familiar: Vec<String> = export.names.iter().map(Reference::familiar).collect();
+    let transfer = delivery.engine.begin_transfer(format!("push {}", familiar.join(", ")));
     let parts = export.pushed().map_err(|error| EngineError::Layout(error.into()))?;
     let source = Arc::new(built.source());
     let documents =
@@ -42,12 +45,22 @@ pub(super) fn push(
             return Blob::bytes(&layer.media_type, bytes.to_vec());
         }
         let (source, digest) = (Arc::clone(&source), layer.digest);
+        let part = Arc::new(Mutex::new(transfer.part(digest.to_string(), layer.size)));
+        let told = Arc::clone(&part);
         let open = move |offset| {
             let mut file = File::open(source.path(&digest)?)?;
             file.seek(SeekFrom::Start(offset))?;
-            Ok(Box::new(file) as Box<dyn Read + Send>)
+            locked(&part).again_from(offset);
+            Ok(Box::new(Counted { file, part: Arc::clone(&part) }) as Box<dyn Read + Send>)
         };
-        Blob::new(layer.clone(), open).also_in(built.base_repository().cloned())
+        let blob = Blob::new(layer.clone(), open).told_to(move |pushed| {
+            locked(&told).end(match pushed {
+                Pushed::Present => Moving::Present,
+                Pushed::Mounted => Moving::Lent,
+                Pushed::Sent => Moving::Done,
+            });
+        });
+        blob.also_in(built.base_repository().cloned())
     });
     let content = Content {
         root: parts.root.clone(),
@@ -62,8 +75,12 @@ pub(super) fn push(
             export.names.iter().map(of).collect()
         }
     };
-    let report = client.push(&names, &content, &watch).map_err(EngineError::from)?;
-    push_referrers(&client, &names, export, &watch)?;
+    let pushed = client.push(&names, &content, &watch).map_err(EngineError::from);
+    let pushed = pushed.and_then(|report| {
+        push_referrers(&client, &names, export, &watch)?;
+        Ok(report)
+    });
+    let report = pushed.inspect_err(|_| transfer.fail())?;
     let shown: Vec<String> = names.iter().map(Reference::familiar).collect();
     let what = if report.tagged == 0 { "unchanged" } else { "pushed" };
     let (shown, sent, all) = (shown.join(", "), size(report.sent_bytes), size(built.size()));
@@ -71,6 +88,24 @@ pub(super) fn push(
         "{what} {shown} (sent {sent} of {all}; {} blobs there, {} lent)",
         report.present, report.mounted
     ))
+}
+
+/// A layer that is read while somebody follows.
+struct Counted {
+    file: File,
+    part: Arc<Mutex<TransferPart>>,
+}
+
+impl Read for Counted {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read(buffer)?;
+        locked(&self.part).moved(read as u64);
+        Ok(read)
+    }
+}
+
+fn locked(part: &Mutex<TransferPart>) -> MutexGuard<'_, TransferPart> {
+    part.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What is said about the image follows it.
