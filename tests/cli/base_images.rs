@@ -522,3 +522,29 @@ fn what_moves_is_shown() {
         assert!(done.last().is_some_and(|event| event["state"] == "done"), "{said}");
     }
 }
+
+/// The second step ends when the registry has the layer of the first one.
+#[test]
+fn layers_are_pushed_while_later_steps_run() {
+    let context = TestContext::empty().env("WBUILD_OFFLINE", "0");
+    let images = context.base_images();
+    let Some(place) = images.iter().find(|arg| arg.starts_with("alpine:3.23=")) else {
+        return skip("there is no base image");
+    };
+    let registry = FakeRegistry::start().unwrap();
+    let first = "FROM alpine:3.23\nRUN echo early > /early\n";
+    ok(build(&context, first, &["--build-context", place]));
+    let layer = Layout::open(&context.path("out")).layers().pop().unwrap();
+    fs::remove_dir_all(context.state()).unwrap();
+    let look = format!("wget -q -O /dev/null http://{}/v2/team/app/blobs/{layer}", registry.host());
+    let text = format!("{first}RUN for i in $(seq 300); do {look} && exit 0; sleep 0.1; done; exit 1\n");
+    let app = name(&registry, "team/app:1");
+    let output = format!("type=registry,name={app}");
+    let host = ["--network", "host", "--allow", "network.host"];
+    let said = ok(build(&context, &text, &[&host[..], &["--build-context", place, "-o", &output]].concat()));
+    assert!(said.stderr.contains(&format!("push layers of {app} while later steps run")), "{said}");
+    // What was sent early counts as sent, and is sent once.
+    assert!(said.stderr.contains("; 0 blobs there, 0 lent)"), "{said}");
+    let is_sent = |asked: &&String| asked.starts_with("PUT") && asked.contains("/team/app/blobs/");
+    assert_eq!(registry.asked().iter().filter(is_sent).count(), registry.blobs().len());
+}

@@ -356,7 +356,7 @@ impl Engine {
     }
 
     /// The layer of a delta on `below`, remembered or written; `None` when the delta is empty and `keep_empty` is not set.
-    fn layer_of(
+    pub(crate) fn layer_of(
         &self,
         delta: &DeltaId,
         below: &Snapshot,

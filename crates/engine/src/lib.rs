@@ -13,7 +13,7 @@
 //! - `transfers`: what moves to and from registries, for progress.
 //! - `context_source`: what a person gives as a context, as a folder.
 //! - `outputs`: results as files in a folder, or as a tar of the root file system.
-//! - `export`: deltas to layers to an image.
+//! - `export`: deltas to layers to an image. `early`: layers while later steps still run.
 //! - `attest`: which packages are in a result, and what it was made of.
 //! - `sharing`: what is stored, to and from remote caches.
 //! - `baked`: keys that frameworks write into their output, and results that are not reproducible.
@@ -31,6 +31,7 @@ mod context_source;
 mod contexts;
 mod describe;
 mod difference;
+mod early;
 mod error;
 mod export;
 mod faces;
@@ -65,6 +66,7 @@ pub use base_registry::{Asking, Pins, Pulling};
 pub use container::{Container, ContainerNetwork, ContainerOptions, ContainerProcess, Health, Probe};
 pub use context_source::{ContextPlace, ContextPlaceError, OpenedContext, REMOTE_DOCKERFILE};
 pub use contexts::LocalContext;
+pub use early::EarlyLayers;
 pub use error::{EngineError, StepFailure};
 pub use export::{BlobSource, BuiltImage, BuiltLayer, Carrier, ExportOptions, timestamp};
 pub use files::{FileError, Missing, UnpackError};

@@ -14,6 +14,7 @@ use wbuild_solver::{Cancellation, NoCache, Solution, SolveError, Solver};
 use wbuild_store::Store;
 
 use crate::contexts::LocalContext;
+use crate::early::Early;
 use crate::error::EngineError;
 use crate::faces::Inspected;
 use crate::images::{BaseImages, ImageLocation, OpenedImage};
@@ -91,6 +92,7 @@ impl Engine {
             undeclared: Mutex::default(),
             remotes: Remotes::of_machine(variable),
             transfers: Arc::default(),
+            early: Early::default(),
             inspected: Inspected::default(),
             shared: Shared::default(),
             turbo: None,

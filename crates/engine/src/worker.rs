@@ -27,6 +27,7 @@ use crate::caches::Seed;
 use crate::conflict::check_outputs;
 use crate::contexts::{BuildTrees, LocalContext};
 use crate::describe::{KeyFacts, describe};
+use crate::early::Early;
 use crate::error::EngineError;
 use crate::faces::Inspected;
 use crate::files::perform;
@@ -72,6 +73,8 @@ pub struct Engine {
     pub(crate) remotes: Remotes,
     /// What moves to and from registries.
     pub(crate) transfers: Arc<Transfers>,
+    /// Who wants layers before there is an image.
+    pub(crate) early: Early,
     /// What was read in full, or looked at, and found right.
     pub(crate) inspected: Inspected,
     /// Remote caches.
@@ -419,7 +422,9 @@ impl Worker for Engine {
     }
 
     fn run(&self, context: &RunContext<'_>) -> Result<Snapshot, EngineError> {
-        self.perform(context).map_err(|error| error.on_disk_of(self.store.path()))
+        let snapshot = self.perform(context).map_err(|error| error.on_disk_of(self.store.path()))?;
+        self.early.ran(context.id, &snapshot);
+        Ok(snapshot)
     }
 
     fn present(&self, delta: &DeltaId) -> Result<bool, EngineError> {

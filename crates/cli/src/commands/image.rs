@@ -111,6 +111,7 @@ pub(crate) fn run(args: &ImageArgs, session: &Session) -> Result<(), Failure> {
         checkout: Some(&root),
         variable: &session.variable,
         cancellation: &session.cancellation,
+        sent_early: Arc::default(),
     };
     let job = Job {
         engine: &engine,

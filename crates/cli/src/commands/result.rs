@@ -7,7 +7,7 @@ use wbuild_frontend::Definition;
 use wbuild_solver::SolveError;
 
 use super::Failure;
-use super::outputs::{Delivered, Delivery, DeliveryError, finish};
+use super::outputs::{Delivered, Delivery, DeliveryError, EarlyPush, finish};
 use super::pinned::Lock;
 use crate::args::{ProgressArgs, PullingArgs};
 use crate::progress::Progress;
@@ -64,8 +64,12 @@ impl Job<'_> {
     ) -> Result<(Result<Delivered, DeliveryError>, bool), Failure> {
         let target = self.delivery.target;
         let mut losses = 0;
+        let mut early = EarlyPush::begin(self.engine, self.definition, self.delivery);
         loop {
             let solution = self.engine.solve(self.definition, target, self.solve).map_err(&failure)?;
+            if let Some(early) = early.take() {
+                early.finish();
+            }
             let solved = solution
                 .get(target.vertex)
                 .ok_or_else(|| Failure::usage("the target was not solved", "this is a bug of wbuild"))?;

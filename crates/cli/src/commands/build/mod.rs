@@ -147,6 +147,7 @@ pub(crate) fn run(args: &BuildArgs, session: &Session) -> Result<(), Failure> {
         checkout: None,
         variable: &session.variable,
         cancellation: &session.cancellation,
+        sent_early: Arc::default(),
     };
     let job = Job {
         engine: &engine,

@@ -3,11 +3,14 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use wbuild_engine::{BuiltImage, EngineError, TransferPart, insecure_registry_client, registry_client};
+use wbuild_engine::{
+    BuiltImage, EngineError, Transfer, TransferPart, insecure_registry_client, registry_client,
+};
 use wbuild_image::Export;
-use wbuild_oci::Reference;
+use wbuild_oci::{Descriptor, Reference};
 use wbuild_registry::{Blob, Content, Pushed, RegistryClient, Repository, at_once};
 use wbuild_remote::{Retry, Stop, Watch};
 use wbuild_report::Moving;
@@ -24,10 +27,7 @@ pub(super) fn push(
     export: &Export,
     how: Push,
 ) -> Result<String, DeliveryError> {
-    let client = match how.insecure {
-        true => insecure_registry_client(delivery.variable, &export.names)?,
-        false => registry_client(delivery.variable)?,
-    };
+    let client = client(delivery, how, &export.names)?;
     let stop = Stop::new();
     let stopping = stop.clone();
     let _subscription = delivery.cancellation.subscribe(move || stopping.stop());
@@ -45,21 +45,7 @@ pub(super) fn push(
             return Blob::bytes(&layer.media_type, bytes.to_vec());
         }
         let (source, digest) = (Arc::clone(&source), layer.digest);
-        let part = Arc::new(Mutex::new(transfer.part(digest.to_string(), layer.size)));
-        let told = Arc::clone(&part);
-        let open = move |offset| {
-            let mut file = File::open(source.path(&digest)?)?;
-            file.seek(SeekFrom::Start(offset))?;
-            locked(&part).again_from(offset);
-            Ok(Box::new(Counted { file, part: Arc::clone(&part) }) as Box<dyn Read + Send>)
-        };
-        let blob = Blob::new(layer.clone(), open).told_to(move |pushed| {
-            locked(&told).end(match pushed {
-                Pushed::Present => Moving::Present,
-                Pushed::Mounted => Moving::Lent,
-                Pushed::Sent => Moving::Done,
-            });
-        });
+        let blob = followed_blob(layer, &transfer, move || source.path(&digest));
         blob.also_in(built.base_repository().cloned())
     });
     let content = Content {
@@ -80,7 +66,17 @@ pub(super) fn push(
         push_referrers(&client, &names, export, &watch)?;
         Ok(report)
     });
-    let report = pushed.inspect_err(|_| transfer.fail())?;
+    let mut report = pushed.inspect_err(|_| transfer.fail())?;
+    let repositories: BTreeSet<Repository> = names.iter().map(Repository::of).collect();
+    for (repository, layer) in
+        repositories.iter().flat_map(|to| parts.layers.iter().map(move |layer| (to, layer)))
+    {
+        if let Some(bytes) = delivery.sent_early.bytes(repository, &layer.digest) {
+            report.present = report.present.saturating_sub(1);
+            report.sent += 1;
+            report.sent_bytes += bytes;
+        }
+    }
     let shown: Vec<String> = names.iter().map(Reference::familiar).collect();
     let what = if report.tagged == 0 { "unchanged" } else { "pushed" };
     let (shown, sent, all) = (shown.join(", "), size(report.sent_bytes), size(built.size()));
@@ -88,6 +84,41 @@ pub(super) fn push(
         "{what} {shown} (sent {sent} of {all}; {} blobs there, {} lent)",
         report.present, report.mounted
     ))
+}
+
+/// The client for a push.
+pub(super) fn client(
+    delivery: &Delivery<'_>,
+    how: Push,
+    names: &[Reference],
+) -> Result<RegistryClient, EngineError> {
+    match how.insecure {
+        true => insecure_registry_client(delivery.variable, names),
+        false => registry_client(delivery.variable),
+    }
+}
+
+/// The blob of a layer whose file is where `path` says, as a part of a transfer.
+pub(super) fn followed_blob(
+    layer: &Descriptor,
+    transfer: &Arc<Transfer>,
+    path: impl Fn() -> io::Result<PathBuf> + Send + Sync + 'static,
+) -> Blob {
+    let part = Arc::new(Mutex::new(transfer.part(layer.digest.to_string(), layer.size)));
+    let told = Arc::clone(&part);
+    let open = move |offset| {
+        let mut file = File::open(path()?)?;
+        file.seek(SeekFrom::Start(offset))?;
+        locked(&part).again_from(offset);
+        Ok(Box::new(Counted { file, part: Arc::clone(&part) }) as Box<dyn Read + Send>)
+    };
+    Blob::new(layer.clone(), open).told_to(move |pushed| {
+        locked(&told).end(match pushed {
+            Pushed::Present => Moving::Present,
+            Pushed::Mounted => Moving::Lent,
+            Pushed::Sent => Moving::Done,
+        });
+    })
 }
 
 /// A layer that is read while somebody follows.
