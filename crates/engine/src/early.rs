@@ -87,7 +87,7 @@ impl Engine {
         let (engine, stop) = (Arc::clone(self), Arc::clone(&over));
         let (target, options) = (target.clone(), options.clone());
         let thread = std::thread::spawn(move || {
-            drop(engine.early_layers(&target, &options, &coming, &stop, &mut take))
+            drop(engine.early_layers(&target, &options, &coming, &stop, &mut take));
         });
         EarlyLayers { engine: Arc::clone(self), over, thread: Some(thread) }
     }

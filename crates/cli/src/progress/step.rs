@@ -92,8 +92,8 @@ impl Step {
     }
 
     /// How far a part is becomes the line that is being written, until it is through.
-    fn moved(&mut self, at: Duration, part: String, bytes: u64, total: u64, state: Moving) -> Vec<LogLine> {
-        let part = escape_line(&part).into_owned();
+    fn moved(&mut self, at: Duration, part: &str, bytes: u64, total: u64, state: Moving) -> Vec<LogLine> {
+        let part = escape_line(part).into_owned();
         let how = match state {
             Moving::UnderWay => "",
             Moving::Done => " done",
@@ -197,7 +197,7 @@ impl Build {
                 Change::Nothing
             }
             Event::Moved { vertex, part, bytes, total, state } => {
-                Change::Logged(vertex, self.step_mut(vertex).moved(at, part, bytes, total, state))
+                Change::Logged(vertex, self.step_mut(vertex).moved(at, &part, bytes, total, state))
             }
             Event::Started { vertex } => {
                 self.step_mut(vertex).started = Some(at);
