@@ -8,6 +8,7 @@
 mod cli {
     mod attest;
     mod bad_input;
+    mod base_images;
     mod build;
     mod check;
     mod commands;

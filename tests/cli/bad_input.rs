@@ -349,7 +349,7 @@ fn a_base_image_that_is_missing() {
     exit 1
     -- stderr
     error: the base image `alpine:3.23` is not at hand
-    hint 1: it was never pulled: a build without --offline (WBUILD_OFFLINE) does that
+    hint 1: it was never pulled: `wbuild pull alpine:3.23` does that, and so does a build without --offline (WBUILD_OFFLINE)
     hint 2: name a copy of it: --build-context alpine:3.23=oci-layout://DIR (scripts/base-image makes one)
     ");
     // Something of nearly that name was given.
@@ -357,7 +357,7 @@ fn a_base_image_that_is_missing() {
     exit 1
     -- stderr
     error: the base image `alpine:3.23` is not at hand
-    hint 1: it was never pulled: a build without --offline (WBUILD_OFFLINE) does that
+    hint 1: it was never pulled: `wbuild pull alpine:3.23` does that, and so does a build without --offline (WBUILD_OFFLINE)
     hint 2: name a copy of it: --build-context alpine:3.23=oci-layout://DIR (scripts/base-image makes one)
     hint 3: --build-context was given for `alpine:3.32`
     ");
@@ -685,7 +685,7 @@ fn a_state_directory_of_a_later_version() {
     exit 1
     -- stderr
     error: the base image `alpine:3.23` is not at hand
-    hint 1: it was never pulled: a build without --offline (WBUILD_OFFLINE) does that
+    hint 1: it was never pulled: `wbuild pull alpine:3.23` does that, and so does a build without --offline (WBUILD_OFFLINE)
     hint 2: name a copy of it: --build-context alpine:3.23=oci-layout://DIR (scripts/base-image makes one)
     ");
 }

@@ -235,3 +235,23 @@ fn a_build_pulls_its_base_and_pushes_its_result() {
     let answer = context.run(&["build", "--offline", "--home", "../empty", "."]);
     assert!(answer.code == 1 && answer.stderr.contains("it was never pulled"), "{answer}");
 }
+
+/// `registry.insecure=true` of an output is for that push and no other.
+#[test]
+fn a_push_that_may_be_insecure() {
+    let context = TestContext::empty();
+    let signed = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let (certificate, key) = (context.folder().join("cert.pem"), context.folder().join("key.pem"));
+    fs::write(&certificate, signed.cert.pem()).unwrap();
+    fs::write(&key, signed.signing_key.serialize_pem()).unwrap();
+    let Some(registry) = Registry::start(context.folder(), false, Some((&certificate, &key))) else { return };
+    let name = format!("localhost:{}/team/app:v1", registry.port);
+    context.write("Dockerfile", "FROM scratch\nCOPY f /f\n");
+    context.write("f", "f");
+    let push = |more: &str| context.run(&["build", "-o", &format!("type=registry,name={name}{more}"), "."]);
+    let said = push("");
+    assert!(said.code == 1 && said.stderr.contains("cannot trust"), "{said}");
+    ok(push(",registry.insecure=true"));
+    let said = push("");
+    assert!(said.code == 1 && said.stderr.contains("cannot trust"), "{said}");
+}

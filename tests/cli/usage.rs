@@ -226,8 +226,8 @@ fn labels_tags_and_base_images() {
     assert_snapshot!(context.refused(&["image", "--build-context", "alpine:3.23=https://example.com"]), @"
     exit 2
     -- stderr
-    error: `https://example.com` is not of the form NAME=oci-layout://DIR[:TAG|@DIGEST]
-    hint: base images come from OCI layouts: oci-layout://DIR[:TAG|@DIGEST]
+    error: `https://example.com` is not of the form NAME=oci-layout://DIR[:TAG|@DIGEST] or NAME=docker-image://REF
+    hint: an image is in a layout or a registry: oci-layout://DIR[:TAG|@DIGEST], docker-image://REF
     ");
 }
 

@@ -90,15 +90,16 @@ impl ProgressArgs {
 /// How base images are had that no `--build-context` names.
 #[derive(Debug, Args)]
 pub(crate) struct PullingArgs {
-    /// Ask registries what tags stand for, whatever wbuild.lock says
+    /// Ask registries what the tags of base images are now, whatever wbuild.lock says, and do not make do with what they were
     #[arg(long)]
     pub(crate) pull: bool,
 
-    /// Write what tags stood for to wbuild.lock; builds after this one take just that
+    /// Write to wbuild.lock what the tags of base images stand for, and builds use that from then on; with --pull for those
+    /// that are in it, too
     #[arg(long)]
     pub(crate) pin: bool,
 
-    /// Ask no registry: what was pulled before is taken
+    /// Ask no registry: only base images that are on this machine are used
     #[arg(long, env = "WBUILD_OFFLINE", value_parser = clap::builder::FalseyValueParser::new())]
     pub(crate) offline: bool,
 }
@@ -205,7 +206,7 @@ pub(crate) struct ImageArgs {
     #[arg(long = "build-arg", value_name = "NAME[=VALUE]")]
     pub(crate) build_args: Vec<String>,
 
-    /// Where a base image is: NAME=oci-layout://DIR[:TAG|@DIGEST]
+    /// A base image instead of a registry's: NAME=(oci-layout://DIR[:TAG|@DIGEST] | docker-image://REF)
     #[arg(long = "build-context", value_name = "NAME=PLACE")]
     pub(crate) build_contexts: Vec<String>,
 

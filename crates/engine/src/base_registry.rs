@@ -1,213 +1,337 @@
-//! Base images from registries: looked up once a build, remembered by what they turned out to be, their layers fetched when
-//! somebody reads them.
+//! Base images in registries. What a name stands for is asked once a build, documents are kept in the store, and layers come
+//! when somebody needs their files.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use serde::{Deserialize, Serialize};
-use wbuild_image::{BaseImage, Documents, ImageError, VerifiedReader, find_image};
+use wbuild_image::{BaseImage, Documents, ImageError, find_image};
 use wbuild_oci::{Descriptor, Digest, MAX_DOCUMENT_BYTES, Platform, Reference};
-use wbuild_registry::{RegistryClient, Repository, at_once};
+use wbuild_registry::{RegistryClient, RegistryError, Repository, check_layer};
 use wbuild_remote::Watch;
-use wbuild_store::{RecordMeta, Ref, Store};
+use wbuild_report::{EventSink, Hint, Warning};
+use wbuild_solver::Cancellation;
+use wbuild_store::Store;
 
 use crate::error::EngineError;
-use crate::registries::pull_blob;
+use crate::known_images::{keep_image, known_name, remember_name};
+use crate::pulled_base::PulledBase;
+use crate::registries::registry_client;
 use crate::remote::Following;
+use crate::transfers::Transfers;
+
+/// When registries are asked for base images.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Asking {
+    /// What each tag is now; what it was is good enough where no registry answers. Tags that are pinned are what they are
+    /// pinned to.
+    #[default]
+    Usual,
+    /// What each tag is now, and no less, whatever is pinned.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// What names of images stand for until somebody pins them anew.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pins {
+    /// The file that says so.
+    pub file: PathBuf,
+    /// By name with its tag.
+    pub names: BTreeMap<Reference, Digest>,
+}
 
 /// How base images are had that no `--build-context` names.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Pulling {
-    /// The client for registries.
-    pub client: RegistryClient,
-    /// Nothing is asked: what was pulled before is taken, and the rest is missing.
-    pub offline: bool,
-    /// What names stand for, in the full form with their tags.
-    pub pins: BTreeMap<String, Digest>,
+    /// When registries are asked.
+    pub asking: Asking,
+    /// What is pinned.
+    pub pins: Pins,
+    /// Whether what names stand for is pinned anew after this build.
+    pub pinning: bool,
+    /// The variables of the environment: where rules and credentials are. Read when a registry is asked for the first time.
+    pub variable: fn(&str) -> Option<String>,
+    /// What ends it before a solve has begun.
+    pub cancellation: Cancellation,
 }
 
 /// The registries of a build.
 #[derive(Debug)]
 pub(crate) struct BaseRegistries {
     pulling: Pulling,
-    store: Store,
-    following: Mutex<Following>,
+    pub(crate) store: Store,
+    pub(crate) transfers: Arc<Transfers>,
+    client: OnceLock<RegistryClient>,
+    /// Nobody, as long as nothing is solved.
+    following: Mutex<Option<Following>>,
     /// What names turned out to stand for in this build.
-    resolved: Mutex<BTreeMap<String, Digest>>,
+    roots: Mutex<BTreeMap<Reference, Descriptor>>,
+    /// What is to be said when somebody listens.
+    warnings: Mutex<Vec<Warning>>,
 }
 
-/// An image of a registry; its layers may not be here yet.
-#[derive(Debug)]
-pub(crate) struct PulledBase {
-    pub(crate) repository: Repository,
-    layers: Vec<Descriptor>,
-    /// One fetches, the others wait.
-    fetching: Mutex<()>,
-}
-
-/// What is remembered of an image: enough to read its documents again without asking anybody.
-#[derive(Debug, Serialize, Deserialize)]
-struct Known {
-    root: Descriptor,
-    documents: Vec<Digest>,
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl BaseRegistries {
-    pub(crate) fn new(pulling: Pulling, store: Store) -> Self {
-        Self { pulling, store, following: Mutex::default(), resolved: Mutex::default() }
+    pub(crate) fn new(pulling: Pulling, store: Store, transfers: Arc<Transfers>) -> Self {
+        Self {
+            pulling,
+            store,
+            transfers,
+            client: OnceLock::new(),
+            following: Mutex::default(),
+            roots: Mutex::default(),
+            warnings: Mutex::default(),
+        }
     }
 
     pub(crate) fn follow(&self, following: Following) {
-        *locked(&self.following) = following;
+        let waiting = std::mem::take(&mut *locked(&self.warnings));
+        for Warning { message, hints } in waiting {
+            following.events.warn(None, message, hints);
+        }
+        *locked(&self.following) = Some(following);
     }
 
-    /// What every name of this build stood for, with its tag.
-    pub(crate) fn resolved(&self) -> BTreeMap<String, Digest> {
-        locked(&self.resolved).clone()
+    fn warn(&self, message: String, hints: Vec<String>) {
+        match &*locked(&self.following) {
+            Some(following) => following.events.warn(None, message, hints),
+            None => locked(&self.warnings).push(Warning { message, hints }),
+        }
     }
 
-    fn watched<T>(&self, work: impl FnOnce(&Watch<'_>) -> T) -> T {
-        let following = locked(&self.following).clone();
-        following.watched(work)
+    /// What every name of this build stood for, without those that have a digest.
+    pub(crate) fn resolved(&self) -> BTreeMap<Reference, Digest> {
+        let roots = locked(&self.roots);
+        let named = roots.iter().filter(|(name, _)| name.digest.is_none());
+        named.map(|(name, root)| (name.clone(), root.digest)).collect()
     }
 
-    /// The image of a name for a platform: its documents. A digest, in the name or pinned, is asked for only when it is not
-    /// known yet; for a tag one question tells whether it still stands for the same.
+    pub(crate) fn following(&self) -> Following {
+        let cancellation = self.pulling.cancellation.clone();
+        let nobody = || Following { events: EventSink::silent(), cancellation };
+        locked(&self.following).clone().unwrap_or_else(nobody)
+    }
+
+    pub(crate) fn is_offline(&self) -> bool {
+        self.pulling.asking == Asking::Never
+    }
+
+    /// Made when something is asked for the first time: most builds ask for little, and some for nothing.
+    pub(crate) fn client(&self) -> Result<&RegistryClient, EngineError> {
+        if let Some(client) = self.client.get() {
+            return Ok(client);
+        }
+        let client = registry_client(&self.pulling.variable)?;
+        Ok(self.client.get_or_init(|| client))
+    }
+
+    /// The image of a name for a platform: its documents, from the store as far as they are there. `written` is the name as
+    /// the person knows it; `None` when it is not on this machine, and nobody may be asked.
     pub(crate) fn open(
-        &self,
-        reference: &Reference,
+        self: &Arc<Self>,
+        written: &str,
         platform: &Platform,
     ) -> Result<Option<(BaseImage, PulledBase)>, EngineError> {
-        let name = reference.to_string();
-        let digest = reference.digest.or_else(|| self.pulling.pins.get(&name).copied());
-        let exact = Reference { digest, ..reference.clone() };
-        let key = key_of(&exact, platform);
-        let known = self.known(&key, platform)?;
-        let (root, image) = match known {
-            Some(known) if self.pulling.offline || digest.is_some() => known,
-            None if self.pulling.offline => return Ok(None),
-            Some(known) => {
-                let found = self.watched(|watch| self.pulling.client.find(&exact, watch))?;
-                match found.is_some_and(|found| found.digest == known.0) {
-                    true => known,
-                    false => self.ask(&key, &exact, platform)?,
-                }
-            }
-            None => self.ask(&key, &exact, platform)?,
+        let name: Reference =
+            written.parse().map_err(|source| EngineError::ImageName { name: written.to_owned(), source })?;
+        let base = PulledBase {
+            registries: Arc::clone(self),
+            repository: Repository::of(&name),
+            written: written.to_owned(),
+            pin: self.pin_of(&name),
+            transfer: Mutex::default(),
         };
-        if reference.digest.is_none() {
-            locked(&self.resolved).insert(name, root);
+        let opened = self.following().watched(|watch| self.documents(&name, &base, platform, watch));
+        match opened {
+            Ok(image) => Ok(image.map(|image| (image, base))),
+            Err(EngineError::NotInStore) => Ok(None),
+            Err(error) => Err(base.about(error)),
         }
-        let layers = image.layers.iter().map(|layer| layer.descriptor.clone()).collect();
-        let repository = Repository::of(reference);
-        Ok(Some((image, PulledBase { repository, layers, fetching: Mutex::default() })))
     }
 
-    /// What is remembered, if all of it is there.
-    fn known(&self, key: &Digest, platform: &Platform) -> Result<Option<(Digest, BaseImage)>, EngineError> {
-        let Some(record) = self.store.record(key)? else { return Ok(None) };
-        let Ok(known) = serde_json::from_slice::<Known>(&record.body) else { return Ok(None) };
-        let mut documents = BTreeMap::new();
-        for digest in known.documents {
-            match self.store.read_blob(&digest, MAX_DOCUMENT_BYTES) {
-                Ok(bytes) => documents.insert(digest, bytes),
-                Err(error) if error.is_lost() => return Ok(None),
-                Err(error) => return Err(error.into()),
-            };
-        }
-        let image = find_image(known.root.clone(), platform, &Remembered(documents)).ok();
-        Ok(image.map(|image| (known.root.digest, image)))
-    }
-
-    fn ask(
+    fn documents(
         &self,
-        key: &Digest,
-        reference: &Reference,
+        name: &Reference,
+        base: &PulledBase,
         platform: &Platform,
-    ) -> Result<(Digest, BaseImage), EngineError> {
-        let pulled = self.watched(|watch| self.pulling.client.resolve(reference, platform, watch))?;
-        for bytes in pulled.documents.values() {
-            self.store.put_bytes(bytes)?;
-        }
-        let documents: Vec<Digest> = pulled.documents.keys().copied().collect();
-        let refs: Vec<Ref> = documents.iter().copied().map(Ref::Blob).collect();
-        let digest = pulled.root.digest;
-        let body = serde_json::to_vec(&Known { root: pulled.root, documents }).unwrap_or_default();
-        let meta = RecordMeta { refs };
-        // By its digest, too: a name may be pinned tomorrow.
-        let by_digest = key_of(&Reference { digest: Some(digest), ..reference.clone() }, platform);
-        for key in BTreeSet::from([*key, by_digest]) {
-            self.store.replace_record(&key, &meta, &body)?;
-        }
-        Ok((digest, pulled.image))
+        watch: &Watch<'_>,
+    ) -> Result<Option<BaseImage>, EngineError> {
+        let Some(root) = self.root(name, base.pin, watch)? else { return Ok(None) };
+        let documents = KnownDocuments {
+            registries: self,
+            repository: &base.repository,
+            watch,
+            read: RefCell::default(),
+        };
+        let image = find_image(root.clone(), platform, &documents)?;
+        image.layers.iter().try_for_each(|layer| check_layer(&layer.descriptor))?;
+        let read = documents.read.into_inner().into_iter();
+        let layers = image.layers.iter().map(|layer| layer.descriptor.digest);
+        keep_image(&self.store, &root.digest, &platform.to_string(), read.chain(layers))?;
+        Ok(Some(image))
     }
 
-    /// Brings all layers of an image that are not here, several at a time: who reads one is about to read the others.
-    pub(crate) fn bring(&self, base: &PulledBase) -> Result<(), EngineError> {
-        let _turn = locked(&base.fetching);
-        let mut missing = Vec::new();
-        for layer in &base.layers {
-            if !self.store.has_blob(&layer.digest)? {
-                missing.push(layer);
+    /// What counts as pinned in this build.
+    fn pin_of(&self, name: &Reference) -> Option<Digest> {
+        let honoured = self.pulling.asking != Asking::Always && name.digest.is_none();
+        self.pulling.pins.names.get(name).copied().filter(|_| honoured)
+    }
+
+    /// The file that pins names.
+    pub(crate) fn pin_file(&self) -> PathBuf {
+        self.pulling.pins.file.clone()
+    }
+
+    /// What a name stands for in this build; `None` when that is not known here, and nobody may be asked.
+    fn root(
+        &self,
+        name: &Reference,
+        pin: Option<Digest>,
+        watch: &Watch<'_>,
+    ) -> Result<Option<Descriptor>, EngineError> {
+        if let Some(known) = locked(&self.roots).get(name) {
+            return Ok(Some(known.clone()));
+        }
+        let root = match name.digest.or(pin) {
+            Some(digest) => self.by_digest(name, digest, watch)?,
+            None => self.by_tag(name, watch)?,
+        };
+        if let Some(root) = &root {
+            locked(&self.roots).insert(name.clone(), root.clone());
+            self.compare_with_pin(name, root.digest);
+        }
+        Ok(root)
+    }
+
+    /// Pins are not passed over in silence.
+    fn compare_with_pin(&self, name: &Reference, found: Digest) {
+        let pinned = self.pulling.pins.names.get(name).filter(|pinned| **pinned != found);
+        if let Some(pinned) = pinned.filter(|_| name.digest.is_none() && !self.pulling.pinning) {
+            let (name, file) = (name.familiar(), self.pulling.pins.file.display());
+            let message = format!("`{name}` is {found} now, and `{file}` pins it to {pinned}");
+            self.warn(message, vec!["`--pull --pin` pins what it is now".to_owned()]);
+        }
+    }
+
+    /// A digest never changes what it is: nobody is asked about one that is known.
+    fn by_digest(
+        &self,
+        name: &Reference,
+        digest: Digest,
+        watch: &Watch<'_>,
+    ) -> Result<Option<Descriptor>, EngineError> {
+        if let Some(root) = self.known(&digest)? {
+            return Ok(Some(root));
+        }
+        if self.is_offline() {
+            return Ok(None);
+        }
+        let wanted = Reference { digest: Some(digest), ..name.clone() };
+        let fetched = self.client()?.manifest(&wanted, watch)?;
+        self.store.put_bytes(&fetched.bytes)?;
+        Ok(Some(fetched.descriptor))
+    }
+
+    fn by_tag(&self, name: &Reference, watch: &Watch<'_>) -> Result<Option<Descriptor>, EngineError> {
+        let known = match known_name(&self.store, name)? {
+            Some(known) if self.known(&known.digest)?.is_some() => Some(known),
+            _ => None,
+        };
+        if self.is_offline() {
+            return Ok(known);
+        }
+        let client = self.client()?;
+        if let Some(known) = known {
+            match client.look_up(name, watch) {
+                Ok(Some(digest)) if digest == known.digest => return Ok(Some(known)),
+                Err(error) if error.is_stopped() => return Err(error.into()),
+                Err(error) if error.is_unreachable() && self.pulling.asking == Asking::Usual => {
+                    let name = name.familiar();
+                    let message =
+                        format!("using `{name}` as it was when it was last looked up: {}", chain(&error));
+                    self.warn(message, error.hints());
+                    return Ok(Some(known));
+                }
+                // Another one by now, or a reason that asking for it says better.
+                _ => {}
             }
         }
-        if let (Some(layer), true) = (missing.first(), self.pulling.offline) {
-            let (image, digest) = (base.repository.to_string(), layer.digest);
-            return Err(EngineError::LayerOffline { image, digest, count: missing.len() });
+        let fetched = client.manifest(name, watch)?;
+        self.store.put_bytes(&fetched.bytes)?;
+        remember_name(&self.store, name, &fetched.descriptor)?;
+        Ok(Some(fetched.descriptor))
+    }
+
+    /// A manifest or index that is in the store. What it is, it says itself.
+    fn known(&self, digest: &Digest) -> Result<Option<Descriptor>, EngineError> {
+        let bytes = self.stored(digest)?;
+        Ok(bytes.map(|bytes| Descriptor::new("", *digest, bytes.len() as u64)))
+    }
+
+    fn stored(&self, digest: &Digest) -> Result<Option<Vec<u8>>, EngineError> {
+        if !self.store.holds_blob(digest)? {
+            return Ok(None);
         }
-        self.watched(|watch| {
-            at_once(&missing, watch, |layer, watch| {
-                pull_blob(&self.store, &self.pulling.client, &base.repository, layer, watch)
-            })
-        })?;
-        Ok(())
-    }
-
-    /// Opens a layer, fetched before if need be; it is verified while it is read.
-    pub(crate) fn open_blob(
-        &self,
-        base: &PulledBase,
-        descriptor: &Descriptor,
-    ) -> Result<VerifiedReader<File>, EngineError> {
-        self.bring(base)?;
-        let file = self.store.open_blob(&descriptor.digest)?.into_file();
-        Ok(VerifiedReader::new(file, descriptor.digest, descriptor.size))
+        match self.store.read_blob(digest, MAX_DOCUMENT_BYTES) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.is_lost() => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 }
 
-/// Where an image is remembered: by what was asked for.
-fn key_of(reference: &Reference, platform: &Platform) -> Digest {
-    // With a digest, the tag says nothing more.
-    let tag = reference.tag.clone().filter(|_| reference.digest.is_none());
-    let reference = Reference { tag, ..reference.clone() };
-    Digest::of(format!("wbuild-pulled-1\0{reference}\0{platform}").as_bytes())
+/// Documents of a repository: those in the store, and the others from the registry.
+struct KnownDocuments<'a> {
+    registries: &'a BaseRegistries,
+    repository: &'a Repository,
+    watch: &'a Watch<'a>,
+    /// What was read.
+    read: RefCell<Vec<Digest>>,
 }
 
-/// Documents that were read once.
-struct Remembered(BTreeMap<Digest, Vec<u8>>);
+impl Documents for KnownDocuments<'_> {
+    type Error = EngineError;
 
-/// They are of no use any more: why does not matter, they are asked for again.
-struct Forgotten;
-
-impl From<ImageError> for Forgotten {
-    fn from(_: ImageError) -> Self {
-        Self
-    }
-}
-
-impl Documents for Remembered {
-    type Error = Forgotten;
-
-    fn read(&self, descriptor: &Descriptor) -> Result<Vec<u8>, Forgotten> {
-        self.0.get(&descriptor.digest).cloned().ok_or(Forgotten)
+    fn read(&self, descriptor: &Descriptor) -> Result<Vec<u8>, EngineError> {
+        let (registries, digest) = (self.registries, &descriptor.digest);
+        self.read.borrow_mut().push(*digest);
+        if let Some(bytes) = registries.stored(digest)?
+            && bytes.len() as u64 == descriptor.size
+        {
+            return Ok(bytes);
+        }
+        if registries.is_offline() {
+            return Err(EngineError::NotInStore);
+        }
+        let bytes = registries.client()?.document(self.repository, descriptor, self.watch)?;
+        registries.store.put_bytes(&bytes)?;
+        Ok(bytes)
     }
 
     fn place(&self, digest: &Digest) -> String {
-        digest.to_string()
+        format!("{}@{digest}", self.repository)
     }
+}
+
+impl From<ImageError> for EngineError {
+    fn from(error: ImageError) -> Self {
+        RegistryError::from(error).into()
+    }
+}
+
+/// An error and its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
+    }
+    text
 }

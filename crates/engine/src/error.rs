@@ -195,25 +195,72 @@ pub enum EngineError {
         /// Its name.
         name: String,
     },
-    /// A base image that is not at hand.
+    /// A base image that is not on this machine, and no registry may be asked.
     #[error("the base image `{reference}` is not at hand")]
     NoBaseImage {
         /// As written.
         reference: String,
+        /// For which platform, if not this machine's.
+        platform: Option<String>,
         /// What was given instead.
         given: Vec<String>,
         /// Whether a registry could have been asked.
         offline: bool,
     },
     /// A layer of a base image that nobody may fetch.
-    #[error("{count} layers of `{image}` are not on this machine, the first of them {digest}")]
+    #[error("layers of the base image `{image}` are not at hand: {digest}{}", more(*count))]
     LayerOffline {
-        /// The repository.
+        /// The image, as written.
         image: String,
         /// The first that is missing.
         digest: Digest,
         /// How many are.
         count: usize,
+    },
+    /// A document of an image is not on this machine, and no registry may be asked.
+    #[error("the documents of an image are not at hand")]
+    NotInStore,
+    /// A name that no image has.
+    #[error("`{}` cannot be the name of an image", name.escape_debug())]
+    ImageName {
+        /// As written.
+        name: String,
+        /// Why.
+        #[source]
+        source: wbuild_oci::ReferenceParseError,
+    },
+    /// A base image cannot be had from its registry.
+    #[error("cannot get the base image `{reference}`")]
+    BaseImage {
+        /// As written.
+        reference: String,
+        /// Why.
+        #[source]
+        source: Box<wbuild_registry::RegistryError>,
+    },
+    /// What a name is pinned to is gone.
+    #[error("`{}` pins `{reference}` to {digest}, which its registry does not have any more", file.display())]
+    PinLost {
+        /// The name, as written.
+        reference: String,
+        /// What it is pinned to.
+        digest: Digest,
+        /// The lock file.
+        file: PathBuf,
+        /// What the registry says.
+        #[source]
+        source: Box<wbuild_registry::RegistryError>,
+    },
+    /// A layer of a base image from a registry cannot be unpacked.
+    #[error("cannot unpack the layer {digest} of the base image `{reference}`")]
+    PulledLayer {
+        /// The image, as written.
+        reference: String,
+        /// Which.
+        digest: Digest,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// A required secret was not given.
     #[error("the step needs the secret `{id}`, which was not given")]
@@ -356,6 +403,11 @@ fn is_lost(error: &(dyn std::error::Error + 'static)) -> bool {
         || error.source().is_some_and(is_lost)
 }
 
+/// How many there are besides the one that is named.
+fn more(count: usize) -> String {
+    if count > 1 { format!(" and {} more", count - 1) } else { String::new() }
+}
+
 /// What to do about a base image that is damaged.
 pub(crate) const BASE_AGAIN: &str = "make the layout of the base image anew (scripts/base-image does), or name another one with --build-context";
 
@@ -404,14 +456,34 @@ impl Hint for EngineError {
             Self::ContextPlace(error) => error.hints(),
             Self::Output(error) => error.hints(),
             Self::Diagnostics(diagnostics) => diagnostics.iter().flat_map(Hint::hints).collect(),
-            Self::LayerOffline { .. } => {
-                vec!["a build without --offline (WBUILD_OFFLINE) fetches them".to_owned()]
+            Self::LayerOffline { image, .. } => {
+                vec![format!(
+                    "`wbuild pull {image}` brings all of it here; a build without --offline (WBUILD_OFFLINE) does, too"
+                )]
             }
-            Self::NoBaseImage { reference, given, offline } => {
+            Self::BaseImage { reference, source } => {
+                let mut hints = source.hints();
+                hints.push(format!(
+                    "a copy of it can be used instead: --build-context {reference}=oci-layout://DIR or docker-image://NAME"
+                ));
+                hints
+            }
+            Self::PinLost { .. } => {
+                vec!["`--pull --pin` pins what the name stands for now, and builds with that".to_owned()]
+            }
+            Self::PulledLayer { source, .. } => {
+                let unpacking = source.downcast_ref::<wbuild_snapshot::SnapshotError>();
+                unpacking.map(Hint::hints).unwrap_or_default()
+            }
+            Self::NoBaseImage { reference, platform, given, offline } => {
                 let mut hints = Vec::new();
                 if *offline {
-                    let pulls = "it was never pulled: a build without --offline (WBUILD_OFFLINE) does that";
-                    hints.push(pulls.to_owned());
+                    let platform = platform.as_ref().map(|platform| format!("--platform {platform} "));
+                    hints.push(format!(
+                        "it was never pulled: `wbuild pull {}{reference}` does that, and so does a build without --offline \
+                         (WBUILD_OFFLINE)",
+                        platform.unwrap_or_default()
+                    ));
                 }
                 hints.push(format!(
                     "name a copy of it: --build-context {reference}=oci-layout://DIR (scripts/base-image makes one)"

@@ -25,7 +25,7 @@ use wbuild_tree::Subtree;
 
 use crate::difference::difference;
 use crate::error::EngineError;
-use crate::images::{BaseImages, OpenedImage};
+use crate::images::OpenedImage;
 use crate::worker::Engine;
 
 /// Where a descriptor says when its image was made; BuildKit's layouts and metadata files have it.
@@ -77,7 +77,6 @@ pub struct BuiltImage {
     annotations: Annotations,
     created: Option<String>,
     store: Store,
-    images: Arc<BaseImages>,
     base: Option<Arc<OpenedImage>>,
 }
 
@@ -146,10 +145,23 @@ impl BuiltImage {
         if let Some(base) = self.base_blob(digest) {
             return EngineError::BaseBlob { blob: base, source: Box::new(error) };
         }
+        if let Some(base) = self.base.as_ref().filter(|base| base.has_layer(digest))
+            && let Err(away) = base.bring()
+        {
+            return away;
+        }
         match self.store.check_blob(digest) {
             Err(lost) if lost.is_lost() => lost.into(),
             _ => error.into(),
         }
+    }
+
+    /// Brings the layers of its base image to this machine, as far as they are not there.
+    ///
+    /// # Errors
+    /// When they cannot be had.
+    pub fn bring_base(&self) -> Result<(), EngineError> {
+        self.base.as_ref().map_or(Ok(()), |base| base.bring())
     }
 
     /// The repository that its base image came from: a registry that has that one lends its blobs.
@@ -160,8 +172,7 @@ impl BuiltImage {
     /// Where its layers are, for whoever outlives it.
     pub fn source(&self) -> BlobSource {
         let own = self.layers.iter().filter(|layer| !layer.base).map(|layer| layer.digest).collect();
-        let (images, base) = (Arc::clone(&self.images), self.base.clone());
-        BlobSource { store: self.store.clone(), images, base, own }
+        BlobSource { store: self.store.clone(), base: self.base.clone(), own }
     }
 
     fn base_blob(&self, digest: &Digest) -> Option<PathBuf> {
@@ -171,15 +182,13 @@ impl BuiltImage {
 
 /// The blob of a base image's layer, if it is in somebody else's folder.
 fn base_blob(base: &OpenedImage, digest: &Digest) -> Option<PathBuf> {
-    let of_base = base.image.layers.iter().any(|layer| layer.descriptor.digest == *digest);
-    of_base.then(|| base.blob_path(digest)).flatten()
+    base.has_layer(digest).then(|| base.blob_path(digest)).flatten()
 }
 
 /// The layers of an image that was built.
 #[derive(Clone, Debug)]
 pub struct BlobSource {
     store: Store,
-    images: Arc<BaseImages>,
     base: Option<Arc<OpenedImage>>,
     /// Those that are new.
     own: Vec<Digest>,
@@ -195,8 +204,8 @@ impl BlobSource {
             return Ok(path);
         }
         if !self.store.holds_blob(digest).map_err(io::Error::other)? {
-            if let Some(base) = self.base.as_ref().filter(|base| base.repository().is_some()) {
-                self.images.bring(base).map_err(io::Error::other)?;
+            if let Some(base) = self.base.as_ref().filter(|base| base.has_layer(digest)) {
+                base.bring().map_err(io::Error::other)?;
             }
             // Those that are in a remote cache come together.
             self.store.bring(self.own.iter().map(|layer| Ref::Blob(*layer))).map_err(io::Error::other)?;
@@ -329,7 +338,6 @@ impl Engine {
             annotations: options.annotations.clone(),
             created,
             store: self.store.clone(),
-            images: Arc::clone(&self.images),
             base,
         })
     }
@@ -348,7 +356,7 @@ impl Engine {
     }
 
     /// The layer of a delta on `below`, remembered or written; `None` when the delta is empty and `keep_empty` is not set.
-    fn layer_of(
+    pub(crate) fn layer_of(
         &self,
         delta: &DeltaId,
         below: &Snapshot,

@@ -22,6 +22,7 @@ use wbuild_tree::{Entry, EntryPath, Meta, Node, Subtree, TreeDigest, TreeSource,
 
 use crate::error::EngineError;
 use crate::handlers;
+use crate::images::BaseLayer;
 use crate::users::ResolvedUser;
 use crate::worker::Engine;
 
@@ -296,6 +297,10 @@ impl Engine {
 
     /// All files of a snapshot as one tree, their contents in the store.
     pub(crate) fn merged(&self, snapshot: &Snapshot) -> Result<Subtree, EngineError> {
+        self.while_they_come(snapshot, || self.merged_of(snapshot))
+    }
+
+    fn merged_of(&self, snapshot: &Snapshot) -> Result<Subtree, EngineError> {
         let trees = self.trees();
         let mut merged = Subtree::empty();
         for delta in &snapshot.deltas {
@@ -310,8 +315,44 @@ impl Engine {
         Ok(merged)
     }
 
+    /// Calls `work` while the layers of a snapshot come that are in registries and not on disk: all at the same time, while
+    /// `work` unpacks the lower ones.
+    fn while_they_come<T>(
+        &self,
+        snapshot: &Snapshot,
+        work: impl FnOnce() -> Result<T, EngineError>,
+    ) -> Result<T, EngineError> {
+        let disk = self.disk(Mtimes::Tree);
+        let mut away = Vec::new();
+        for delta in &snapshot.deltas {
+            if let DeltaId::Layer(layer) = delta
+                && let Some(base) = self.images.layer(layer)
+                && base.is_away()?
+                && disk_face(&self.store, delta, disk)?.is_none()
+            {
+                away.push(base);
+            }
+        }
+        if away.len() < 2 {
+            return work();
+        }
+        std::thread::scope(|scope| {
+            let coming = scope.spawn(|| BaseLayer::bring_all(&away));
+            let done = work();
+            // What kept a layer from coming is why the work failed.
+            match coming.join() {
+                Ok(Err(error)) => Err(error),
+                _ => done,
+            }
+        })
+    }
+
     /// A snapshot that can be asked for single paths.
     pub(crate) fn view(&self, snapshot: &Snapshot) -> Result<View, EngineError> {
+        self.while_they_come(snapshot, || self.view_of(snapshot))
+    }
+
+    fn view_of(&self, snapshot: &Snapshot) -> Result<View, EngineError> {
         let disk = self.disk(Mtimes::Tree);
         let mut below = Snapshot::default();
         for delta in &snapshot.deltas {
@@ -331,14 +372,16 @@ impl Engine {
 
     /// Sees to it that the base layers of a snapshot are on disk, where the bytes of their files are.
     pub(crate) fn layers_on_disk(&self, snapshot: &Snapshot) -> Result<(), EngineError> {
-        let mut below = Snapshot::default();
-        for delta in &snapshot.deltas {
-            if let DeltaId::Layer(_) = delta {
-                self.disk_folder(delta, &below, Mtimes::Tree)?;
+        self.while_they_come(snapshot, || {
+            let mut below = Snapshot::default();
+            for delta in &snapshot.deltas {
+                if let DeltaId::Layer(_) = delta {
+                    self.disk_folder(delta, &below, Mtimes::Tree)?;
+                }
+                below = below.with(*delta);
             }
-            below = below.with(*delta);
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     /// How files are on disk here: with their owners where this process may set them.
@@ -377,26 +420,29 @@ impl Engine {
             }
             DeltaId::Layer(layer) => {
                 let base = self.images.layer(layer).ok_or(EngineError::Lost { delta: *delta })?;
-                self.images.bring_layer(&base)?;
-                let open = || {
-                    let blob = self.images.open_blob(&base).map_err(|error| match error {
-                        // Who reads the layer says that it is one of the base image.
-                        EngineError::Layout(source) => io::Error::other(source),
-                        error => io::Error::other(error),
-                    })?;
-                    Ok(Box::new(blob) as Box<dyn io::Read + Send>)
+                // Whatever keeps the blob from being opened says best what that is.
+                let failed = Mutex::new(None);
+                let open = || match base.open() {
+                    Ok(blob) => Ok(blob),
+                    Err(error) => {
+                        let text = error.to_string();
+                        failed.lock().unwrap_or_else(PoisonError::into_inner).replace(error);
+                        Err(io::Error::other(text))
+                    }
                 };
                 let source = LayerSource { diff_id: *layer, blob: base.descriptor.digest, open: &open };
                 let view = if below.deltas.is_empty() { None } else { Some(self.view(below)?) };
                 let unpacked = unpack_layer(&self.store, &source, disk.owners, view.as_ref());
+                let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
+                if let (Err(_), Some(error)) = (&unpacked, failed) {
+                    return Err(base.not_opened(error));
+                }
                 unpacked.map(|_| ()).map_err(|error| match error {
                     // The disk's, not the layer's.
                     error @ SnapshotError::Layer(LayerError::Disk { .. }) => error.into(),
-                    error @ SnapshotError::Layer(_) => {
-                        EngineError::BaseLayer { blob: base.path(), source: Box::new(error) }
-                    }
+                    error @ SnapshotError::Layer(_) => base.not_unpacked(Box::new(error)),
                     SnapshotError::Io { action: "read the layer", source, .. } => {
-                        EngineError::BaseLayer { blob: base.path(), source: Box::new(source) }
+                        base.not_unpacked(Box::new(source))
                     }
                     error => gone(error),
                 })
@@ -414,11 +460,14 @@ impl Engine {
 
     /// The folders of a snapshot for an overlay, the topmost first.
     pub(crate) fn lowers(&self, snapshot: &Snapshot, mtimes: Mtimes) -> Result<Vec<PathBuf>, EngineError> {
-        let mut below = Snapshot::default();
-        for delta in &snapshot.deltas {
-            self.disk_folder(delta, &below, mtimes)?;
-            below = below.with(*delta);
-        }
+        self.while_they_come(snapshot, || {
+            let mut below = Snapshot::default();
+            for delta in &snapshot.deltas {
+                self.disk_folder(delta, &below, mtimes)?;
+                below = below.with(*delta);
+            }
+            Ok(())
+        })?;
         Ok(stack_for_mount(&self.store, snapshot, self.disk(mtimes), MAX_LOWERS)?)
     }
 }

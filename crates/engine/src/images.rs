@@ -1,55 +1,64 @@
-//! Base images: found where `--build-context` says, verified, known by their layers, and unpacked only when a step or a
-//! copy needs their files.
+//! Base images: found where `--build-context` says or in a registry, verified, known by their layers, and unpacked only
+//! when a step or a copy needs their files.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::io::Read;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use wbuild_image::{BaseImage, OciLayout, Select, VerifiedReader};
+use wbuild_image::{BaseImage, OciLayout, Select};
 use wbuild_oci::{Descriptor, DiffId, Digest, Platform, Reference};
 use wbuild_registry::Repository;
 
-use crate::base_registry::{BaseRegistries, PulledBase};
+use crate::base_registry::BaseRegistries;
 use crate::error::EngineError;
-use crate::remote::Following;
+use crate::pulled_base::PulledBase;
 
-/// Where an image is instead of in a registry.
+/// Where an image is that a name stands for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ImageLocation {
-    /// The OCI layout.
-    pub layout: PathBuf,
-    /// Which image in it.
-    pub select: Select,
+pub enum ImageLocation {
+    /// In an OCI layout.
+    Layout {
+        /// Its folder.
+        layout: PathBuf,
+        /// Which image in it.
+        select: Select,
+    },
+    /// In a registry, under another name.
+    Registry(String),
 }
 
 /// Why the text of a `--build-context` names no place.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{}` is not of the form NAME=oci-layout://DIR[:TAG|@DIGEST]", text.escape_debug())]
+#[error("`{}` is not of the form NAME=oci-layout://DIR[:TAG|@DIGEST] or NAME=docker-image://REF", text.escape_debug())]
 pub struct LocationError {
     /// What was given.
     pub text: String,
 }
 
 impl ImageLocation {
-    /// Reads `oci-layout://DIR[:TAG|@DIGEST]`.
+    /// Reads `oci-layout://DIR[:TAG|@DIGEST]` or `docker-image://REF`.
     ///
     /// # Errors
     /// When it is something else.
     pub fn parse(text: &str) -> Result<Self, LocationError> {
         let error = || LocationError { text: text.to_owned() };
+        if let Some(name) = text.strip_prefix("docker-image://") {
+            let _: Reference = name.parse().map_err(|_| error())?;
+            return Ok(Self::Registry(name.to_owned()));
+        }
         let rest = text.strip_prefix("oci-layout://").ok_or_else(error)?;
         if let Some((dir, digest)) = rest.rsplit_once('@') {
             let digest: Digest = digest.parse().map_err(|_| error())?;
-            return Ok(Self { layout: dir.into(), select: Select::Digest(digest) });
+            return Ok(Self::Layout { layout: dir.into(), select: Select::Digest(digest) });
         }
         // A colon in the last component is a tag; folders with colons are given with a tag or digest behind them.
         match rest.rsplit_once(':') {
             Some((dir, tag)) if !tag.contains('/') && !tag.is_empty() => {
-                Ok(Self { layout: dir.into(), select: Select::Tag(tag.to_owned()) })
+                Ok(Self::Layout { layout: dir.into(), select: Select::Tag(tag.to_owned()) })
             }
             _ if rest.is_empty() => Err(error()),
-            _ => Ok(Self { layout: rest.into(), select: Select::Only }),
+            _ => Ok(Self::Layout { layout: rest.into(), select: Select::Only }),
         }
     }
 }
@@ -79,12 +88,25 @@ impl OpenedImage {
         }
     }
 
+    /// Whether a blob is one of its layers.
+    pub(crate) fn has_layer(&self, digest: &Digest) -> bool {
+        self.image.layers.iter().any(|layer| layer.descriptor.digest == *digest)
+    }
+
     /// The repository that it came from.
     pub(crate) fn repository(&self) -> Option<&Repository> {
         match &self.place {
             ImagePlace::Layout(_) => None,
             ImagePlace::Registry(base) => Some(&base.repository),
         }
+    }
+
+    /// Brings all its layers to this machine, as far as they are not there.
+    pub(crate) fn bring(&self) -> Result<(), EngineError> {
+        let ImagePlace::Registry(base) = &self.place else { return Ok(()) };
+        let layers: Vec<Descriptor> =
+            self.image.layers.iter().map(|layer| layer.descriptor.clone()).collect();
+        base.bring(&layers)
     }
 }
 
@@ -97,12 +119,56 @@ pub(crate) struct BaseLayer {
 }
 
 impl BaseLayer {
-    /// Where the blob is, for people.
-    pub(crate) fn path(&self) -> PathBuf {
+    /// Opens the blob; it is verified while it is read. One in a registry comes here first.
+    pub(crate) fn open(&self) -> Result<Box<dyn Read + Send>, EngineError> {
+        match &self.image.place {
+            ImagePlace::Layout(layout) => Ok(Box::new(layout.open_blob(&self.descriptor)?)),
+            ImagePlace::Registry(base) => base.open_blob(&self.descriptor),
+        }
+    }
+
+    /// Brings this layer and those beside it to this machine, as far as they are not there.
+    pub(crate) fn bring_with_others(&self) -> Result<(), EngineError> {
+        self.image.bring()
+    }
+
+    /// Brings layers here, several at a time.
+    pub(crate) fn bring_all(layers: &[Self]) -> Result<(), EngineError> {
+        let mut images: BTreeMap<*const OpenedImage, (&PulledBase, Vec<Descriptor>)> = BTreeMap::new();
+        for layer in layers {
+            if let ImagePlace::Registry(base) = &layer.image.place {
+                let of_image = images.entry(Arc::as_ptr(&layer.image)).or_insert((base, Vec::new()));
+                of_image.1.push(layer.descriptor.clone());
+            }
+        }
+        images.values().try_for_each(|(base, layers)| base.bring(layers))
+    }
+
+    /// Whether the blob has to come from a registry.
+    pub(crate) fn is_away(&self) -> Result<bool, EngineError> {
+        match &self.image.place {
+            ImagePlace::Layout(_) => Ok(false),
+            ImagePlace::Registry(base) => Ok(!base.is_here(&self.descriptor.digest)?),
+        }
+    }
+
+    /// Why it cannot be opened.
+    pub(crate) fn not_opened(&self, error: EngineError) -> EngineError {
+        match error {
+            // Who reads the layer says that it is one of the base image.
+            EngineError::Layout(source) => self.not_unpacked(Box::new(source)),
+            other => other,
+        }
+    }
+
+    /// Why it cannot be unpacked.
+    pub(crate) fn not_unpacked(&self, source: Box<dyn std::error::Error + Send + Sync>) -> EngineError {
         let digest = self.descriptor.digest;
         match &self.image.place {
-            ImagePlace::Layout(layout) => layout.blob_path(&digest),
-            ImagePlace::Registry(base) => format!("{}@{digest}", base.repository).into(),
+            ImagePlace::Layout(layout) => EngineError::BaseLayer { blob: layout.blob_path(&digest), source },
+            ImagePlace::Registry(base) => {
+                EngineError::PulledLayer { reference: base.written.clone(), digest, source }
+            }
         }
     }
 }
@@ -115,7 +181,7 @@ pub(crate) struct BaseImages {
     opened: Mutex<BTreeMap<(String, String), Arc<OpenedImage>>>,
     layers: Mutex<BTreeMap<DiffId, BaseLayer>>,
     /// For all that are not in a layout.
-    pub(crate) registries: OnceLock<BaseRegistries>,
+    pub(crate) registries: OnceLock<Arc<BaseRegistries>>,
 }
 
 impl BaseImages {
@@ -131,10 +197,11 @@ impl BaseImages {
             return Ok(Arc::clone(image));
         }
         let (image, place) = match self.location(reference) {
-            Some(location) => {
-                let layout = OciLayout::open(&location.layout)?;
-                (layout.image(&location.select, platform)?, ImagePlace::Layout(layout))
+            Some(ImageLocation::Layout { layout, select }) => {
+                let layout = OciLayout::open(layout)?;
+                (layout.image(select, platform)?, ImagePlace::Layout(layout))
             }
+            Some(ImageLocation::Registry(name)) => self.pulled(name, platform)?,
             None => self.pulled(reference, platform)?,
         };
         let found = image.config.platform();
@@ -160,46 +227,13 @@ impl BaseImages {
     fn pulled(&self, reference: &str, platform: &Platform) -> Result<(BaseImage, ImagePlace), EngineError> {
         let missing = |offline| EngineError::NoBaseImage {
             reference: reference.to_owned(),
+            platform: (*platform != Platform::host()).then(|| platform.to_string()),
             given: self.locations.keys().cloned().collect(),
             offline,
         };
         let registries = self.registries.get().ok_or_else(|| missing(false))?;
-        let name: Reference = reference.parse().map_err(|_| missing(false))?;
-        let (image, base) = registries.open(&name, platform)?.ok_or_else(|| missing(true))?;
+        let (image, base) = registries.open(reference, platform)?.ok_or_else(|| missing(true))?;
         Ok((image, ImagePlace::Registry(base)))
-    }
-
-    /// Opens the blob of a layer; it is verified while it is read.
-    pub(crate) fn open_blob(&self, layer: &BaseLayer) -> Result<VerifiedReader<File>, EngineError> {
-        match (&layer.image.place, self.registries.get()) {
-            (ImagePlace::Layout(layout), _) => Ok(layout.open_blob(&layer.descriptor)?),
-            (ImagePlace::Registry(base), Some(registries)) => registries.open_blob(base, &layer.descriptor),
-            (ImagePlace::Registry(_), None) => Err(EngineError::NoBaseImage {
-                reference: layer.path().display().to_string(),
-                given: Vec::new(),
-                offline: false,
-            }),
-        }
-    }
-
-    /// Makes sure that a layer and those beside it are on this machine.
-    pub(crate) fn bring_layer(&self, layer: &BaseLayer) -> Result<(), EngineError> {
-        self.bring(&layer.image)
-    }
-
-    /// Makes sure that the layers of an image are on this machine.
-    pub(crate) fn bring(&self, image: &OpenedImage) -> Result<(), EngineError> {
-        match (&image.place, self.registries.get()) {
-            (ImagePlace::Registry(base), Some(registries)) => registries.bring(base),
-            _ => Ok(()),
-        }
-    }
-
-    /// From now on this build is listened to.
-    pub(crate) fn follow(&self, following: Following) {
-        if let Some(registries) = self.registries.get() {
-            registries.follow(following);
-        }
     }
 
     /// `node:22` and `docker.io/library/node:22` are one image.
@@ -224,12 +258,13 @@ mod tests {
     #[test]
     fn locations() {
         let parse = |text: &str| ImageLocation::parse(text).unwrap();
-        assert_eq!(parse("oci-layout:///b/node:22").select, Select::Tag("22".into()));
-        assert_eq!(parse("oci-layout:///b/node:22").layout, PathBuf::from("/b/node"));
-        assert_eq!(parse("oci-layout://b/node").select, Select::Only);
+        let layout = |layout: &str, select| ImageLocation::Layout { layout: layout.into(), select };
+        assert_eq!(parse("oci-layout:///b/node:22"), layout("/b/node", Select::Tag("22".into())));
+        assert_eq!(parse("oci-layout://b/node"), layout("b/node", Select::Only));
         let digest = Digest::of(b"x");
-        assert_eq!(parse(&format!("oci-layout://b@{digest}")).select, Select::Digest(digest));
-        for text in ["/b/node", "oci-layout://", "docker-image://x", "oci-layout://b@sha256:12"] {
+        assert_eq!(parse(&format!("oci-layout://b@{digest}")), layout("b", Select::Digest(digest)));
+        assert_eq!(parse("docker-image://node:22"), ImageLocation::Registry("node:22".into()));
+        for text in ["/b/node", "oci-layout://", "docker-image://X", "oci-layout://b@sha256:12"] {
             assert!(ImageLocation::parse(text).is_err(), "{text}");
         }
     }

@@ -49,7 +49,8 @@ impl Engine {
             _ => {
                 let base = self.images.layer(&layer.diff_id);
                 let base = base.ok_or(EngineError::Lost { delta: DeltaId::Layer(layer.diff_id) })?;
-                recode(self.images.open_blob(&base)?, &Expected::diff_id(layer.diff_id), &recipe, &mut blob)
+                base.bring_with_others()?;
+                recode(base.open()?, &Expected::diff_id(layer.diff_id), &recipe, &mut blob)
             }
         };
         let made = written.map_err(|source| EngineError::WriteLayer { name: NAME.to_owned(), source })?;

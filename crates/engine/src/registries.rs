@@ -1,15 +1,20 @@
 //! Image registries, with what this machine trusts, its proxies, and the person's rules and credentials.
 
 use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
 
-use wbuild_oci::{Descriptor, Digest};
+use wbuild_oci::{Descriptor, Digest, Reference};
 use wbuild_registry::{CredentialFiles, RegistryClient, RegistryError, RegistryOptions, Repository, Rules};
-use wbuild_remote::{HttpOptions, Proxies, Watch};
+use wbuild_remote::{HttpOptions, Proxies, Sink, Watch};
+use wbuild_report::Moving;
 use wbuild_store::Store;
 
 use crate::base_registry::{BaseRegistries, Pulling};
 use crate::error::EngineError;
+use crate::known_images::{keep_image, remember_name};
 use crate::remote::IntoStore;
+use crate::transfers::{Transfer, TransferPart};
 use crate::trust::Trust;
 use crate::worker::Engine;
 
@@ -28,8 +33,22 @@ impl From<RegistryError> for EngineError {
 /// # Errors
 /// When the rules or the bundle cannot be read.
 pub fn registry_client(variable: &dyn Fn(&str) -> Option<String>) -> Result<RegistryClient, EngineError> {
+    insecure_registry_client(variable, &[])
+}
+
+/// The same, for which the registries of these names may speak plain http, or show any certificate.
+///
+/// # Errors
+/// As [`registry_client`].
+pub fn insecure_registry_client(
+    variable: &dyn Fn(&str) -> Option<String>,
+    names: &[Reference],
+) -> Result<RegistryClient, EngineError> {
     let trust = Trust::of_machine(variable)?;
-    let rules = Rules::load(variable)?;
+    let mut rules = Rules::load(variable)?;
+    for name in names {
+        rules.accept_insecure(&Repository::of(name));
+    }
     let http = HttpOptions {
         roots: trust.bundle().unwrap_or_default().to_vec(),
         proxies: Proxies::of(variable),
@@ -51,19 +70,43 @@ impl Engine {
         descriptor: &Descriptor,
         watch: &Watch<'_>,
     ) -> Result<bool, EngineError> {
-        pull_blob(&self.store, client, repository, descriptor, watch)
+        pull_blob(&self.store, client, repository, descriptor, watch, None)
+    }
+
+    /// Something begins to move to or from a registry: `push web:1`.
+    pub fn begin_transfer(&self, name: String) -> Arc<Transfer> {
+        self.transfers.begin(name)
     }
 
     /// Takes base images that no `--build-context` names from registries.
     pub fn pull_from(&mut self, pulling: Pulling) {
-        let registries = BaseRegistries::new(pulling, self.store.clone());
+        let registries =
+            Arc::new(BaseRegistries::new(pulling, self.store.clone(), Arc::clone(&self.transfers)));
         // The first one stays: a session has one.
         let _ = self.images.registries.set(registries);
     }
 
-    /// What the names of base images from registries stood for in this session, in their full form.
-    pub fn resolved_images(&self) -> BTreeMap<String, Digest> {
-        self.images.registries.get().map(BaseRegistries::resolved).unwrap_or_default()
+    /// What the names of base images from registries stood for in this session.
+    pub fn resolved_images(&self) -> BTreeMap<Reference, Digest> {
+        self.images.registries.get().map(|registries| registries.resolved()).unwrap_or_default()
+    }
+
+    /// Remembers an image whose documents and layers are in the store: what its name stands for, and what belongs to it.
+    /// `what` says for which platform.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub fn remember_image(
+        &self,
+        name: &Reference,
+        root: &Descriptor,
+        what: &str,
+        blobs: impl Iterator<Item = Digest>,
+    ) -> Result<(), EngineError> {
+        if name.digest.is_none() {
+            remember_name(&self.store, name, root)?;
+        }
+        keep_image(&self.store, &root.digest, what, blobs)
     }
 }
 
@@ -74,17 +117,44 @@ pub(crate) fn pull_blob(
     repository: &Repository,
     descriptor: &Descriptor,
     watch: &Watch<'_>,
+    part: Option<&mut TransferPart>,
 ) -> Result<bool, EngineError> {
-    if store.has_blob(&descriptor.digest)? {
+    if store.holds_blob(&descriptor.digest)? {
         return Ok(false);
     }
     // One after the other, so that what two ask for is fetched once.
     let _lock = store.lock(&descriptor.digest)?;
-    if store.has_blob(&descriptor.digest)? {
+    if store.holds_blob(&descriptor.digest)? {
         return Ok(false);
     }
-    let mut blob = IntoStore::new(store)?;
+    let mut blob = Told { blob: IntoStore::new(store)?, part };
     client.fetch(repository, descriptor, &mut blob, watch)?;
-    blob.finish(Some(&descriptor.digest))?;
+    blob.blob.finish(Some(&descriptor.digest))?;
+    if let Some(part) = blob.part {
+        part.end(Moving::Done);
+    }
     Ok(true)
+}
+
+/// A download that somebody follows.
+struct Told<'a> {
+    blob: IntoStore<'a>,
+    part: Option<&'a mut TransferPart>,
+}
+
+impl Sink for Told<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.blob.write(bytes)?;
+        if let Some(part) = &mut self.part {
+            part.moved(bytes.len() as u64);
+        }
+        Ok(())
+    }
+
+    fn restart(&mut self) -> io::Result<()> {
+        if let Some(part) = &mut self.part {
+            part.again_from(0);
+        }
+        self.blob.restart()
+    }
 }

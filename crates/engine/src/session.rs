@@ -14,6 +14,7 @@ use wbuild_solver::{Cancellation, NoCache, Solution, SolveError, Solver};
 use wbuild_store::Store;
 
 use crate::contexts::LocalContext;
+use crate::early::Early;
 use crate::error::EngineError;
 use crate::faces::Inspected;
 use crate::images::{BaseImages, ImageLocation, OpenedImage};
@@ -90,6 +91,8 @@ impl Engine {
             machine: OnceLock::new(),
             undeclared: Mutex::default(),
             remotes: Remotes::of_machine(variable),
+            transfers: Arc::default(),
+            early: Early::default(),
             inspected: Inspected::default(),
             shared: Shared::default(),
             turbo: None,
@@ -156,8 +159,12 @@ impl Engine {
         self.begin_sharing(&options.events);
         let (events, cancellation) = (options.events.clone(), options.cancellation.clone());
         let following = Following { events, cancellation };
-        self.images.follow(following.clone());
+        if let Some(registries) = self.images.registries.get() {
+            registries.follow(following.clone());
+        }
         self.remotes.follow(following);
+        self.transfers
+            .follow(options.events.clone(), u32::try_from(definition.graph.len()).unwrap_or(u32::MAX));
         let solver =
             Solver::new(Arc::clone(self), options.events.clone(), options.cancellation.clone(), options.jobs)
                 .without_cache(options.no_cache.clone());

@@ -27,6 +27,7 @@ use crate::caches::Seed;
 use crate::conflict::check_outputs;
 use crate::contexts::{BuildTrees, LocalContext};
 use crate::describe::{KeyFacts, describe};
+use crate::early::Early;
 use crate::error::EngineError;
 use crate::faces::Inspected;
 use crate::files::perform;
@@ -39,6 +40,7 @@ use crate::secrets::Secrets;
 use crate::session::IsolationMode;
 use crate::sharing::Shared;
 use crate::step::{LogFolder, Ran};
+use crate::transfers::Transfers;
 use crate::trust::Trust;
 use crate::turbo::TurboServer;
 use crate::users::{ResolvedUser, resolve_user};
@@ -69,6 +71,10 @@ pub struct Engine {
     pub(crate) undeclared: Mutex<Vec<String>>,
     /// Sources on the network.
     pub(crate) remotes: Remotes,
+    /// What moves to and from registries.
+    pub(crate) transfers: Arc<Transfers>,
+    /// Who wants layers before there is an image.
+    pub(crate) early: Early,
     /// What was read in full, or looked at, and found right.
     pub(crate) inspected: Inspected,
     /// Remote caches.
@@ -416,7 +422,9 @@ impl Worker for Engine {
     }
 
     fn run(&self, context: &RunContext<'_>) -> Result<Snapshot, EngineError> {
-        self.perform(context).map_err(|error| error.on_disk_of(self.store.path()))
+        let snapshot = self.perform(context).map_err(|error| error.on_disk_of(self.store.path()))?;
+        self.early.ran(context.id, &snapshot);
+        Ok(snapshot)
     }
 
     fn present(&self, delta: &DeltaId) -> Result<bool, EngineError> {

@@ -183,6 +183,16 @@ impl RegistryError {
         matches!(self, Self::Http(HttpError::Stopped))
     }
 
+    /// Whether the registry, or its token server, gave no answer that is one: it may be another one later.
+    pub fn is_unreachable(&self) -> bool {
+        match self {
+            Self::Http(HttpError::NoHost { .. } | HttpError::Redirect { .. }) | Self::Token { .. } => true,
+            Self::Http(error) => error.may_pass(),
+            Self::Refused { status, .. } => matches!(status, 408 | 429 | 500..=599),
+            _ => false,
+        }
+    }
+
     /// Whether what was asked for is not there, as opposed to not to be had.
     pub fn is_missing(&self) -> bool {
         matches!(self, Self::NoManifest { .. } | Self::NoRepository { .. } | Self::NoBlob { .. })

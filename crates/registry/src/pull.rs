@@ -220,6 +220,41 @@ impl RegistryClient {
         }))
     }
 
+    /// Which manifest or index a reference names now, by one question that is not repeated; mirrors count. `None` when the
+    /// registry has it, but does not say.
+    ///
+    /// # Errors
+    /// When there is none, or it cannot be had.
+    pub fn look_up(&self, reference: &Reference, watch: &Watch<'_>) -> Result<Option<Digest>, RegistryError> {
+        let endpoints = self.sources(&Repository::of(reference), reference.digest.is_some())?;
+        let what = what_of(reference);
+        self.ask_in_turn(&endpoints, watch, |endpoint| {
+            let reply = self.ask(
+                &Call::pull(endpoint),
+                watch,
+                &|base| {
+                    let request = Request::head(manifest_url(base, endpoint, &what)?);
+                    Ok(request.with_header("accept", accepted()).once())
+                },
+                &mut |request| self.http.send(request, MAX_ANSWER, watch),
+            );
+            match reply {
+                Err(RegistryError::Http(HttpError::Status { answer, .. })) if answer.status == 404 => {
+                    Err(RegistryError::NoManifest {
+                        reference: Box::new(Named(reference.clone())),
+                        what: what.clone(),
+                        near: Vec::new(),
+                    })
+                }
+                Err(error) => Err(refused(error, endpoint, || format!("say what `{what}` is"))),
+                Ok(reply) => {
+                    let digest = reply.headers.get("docker-content-digest");
+                    Ok(digest.and_then(|digest| digest.to_str().ok()?.trim().parse().ok()))
+                }
+            }
+        })
+    }
+
     /// Manifest and config of an image for a platform, all verified. Layers are [fetched](Self::fetch) when they are wanted.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use wbuild_remote::HostTls;
@@ -30,6 +30,8 @@ pub struct Rules {
     pub(crate) file: Option<PathBuf>,
     pub(crate) rules: Vec<Rule>,
     pub(crate) tls: BTreeMap<String, HostTls>,
+    /// Hosts that may speak no TLS, besides what the rules say.
+    pub(crate) insecure: BTreeSet<String>,
 }
 
 /// What is said about one registry, or a part of it.
@@ -91,6 +93,15 @@ impl Rules {
         self.file.as_deref()
     }
 
+    /// From now on the registry that has a repository may speak plain http, or show any certificate: BuildKit's
+    /// `registry.insecure` of an output.
+    pub fn accept_insecure(&mut self, repository: &Repository) {
+        // One that is blocked is not asked.
+        let Ok(endpoint) = self.for_push(repository) else { return };
+        self.tls.entry(tls_key(&endpoint.host)).or_default().unverified = true;
+        self.insecure.insert(endpoint.host);
+    }
+
     /// Where to ask for what is in a repository: mirrors, then the registry itself.
     pub(crate) fn for_pull(
         &self,
@@ -141,7 +152,11 @@ impl Rules {
         let of_host = self.rules.iter().find(|rule| rule.prefix == registry);
         let encryption = if of_host.is_some_and(|rule| rule.http) {
             Encryption::Never
-        } else if insecure || of_host.is_some_and(|rule| rule.insecure) || is_loopback(host) {
+        } else if insecure
+            || of_host.is_some_and(|rule| rule.insecure)
+            || self.insecure.contains(host)
+            || is_loopback(host)
+        {
             Encryption::Preferred
         } else {
             Encryption::Required
@@ -182,6 +197,11 @@ fn rest_behind(prefix: &str, repository: &Repository) -> Option<String> {
 
 fn joined(location: &str, rest: &str) -> String {
     if rest.is_empty() { location.to_owned() } else { format!("{location}/{rest}") }
+}
+
+/// As the client for HTTP knows a host.
+pub(crate) fn tls_key(host: &str) -> String {
+    host.strip_suffix(":443").unwrap_or(host).to_ascii_lowercase()
 }
 
 /// Whether a host is this machine: asked without encryption if it speaks none, as Docker does.
@@ -225,6 +245,15 @@ mod tests {
             assert_eq!(places(&rules, name, false), [place]);
         }
         assert!(is_loopback("[::1]:5000") && is_loopback("::1") && !is_loopback("10.0.0.1:5000"));
+    }
+
+    #[test]
+    fn one_registry_may_be_insecure() {
+        let mut rules = Rules::default();
+        rules.accept_insecure(&repository("r.example:443/a"));
+        assert_eq!(places(&rules, "r.example:443/b", false), ["r.example:443/b Preferred"]);
+        assert_eq!(places(&rules, "other.example/b", false), ["other.example/b Required"]);
+        assert!(rules.tls["r.example"].unverified && rules.tls.len() == 1);
     }
 
     #[test]

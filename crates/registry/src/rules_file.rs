@@ -10,7 +10,7 @@ use toml::{Table, Value};
 use wbuild_remote::{ClientIdentity, HostTls};
 use wbuild_report::{Hint, nearest};
 
-use crate::rules::{Mirror, Rule, Rules, Takes};
+use crate::rules::{Mirror, Rule, Rules, Takes, tls_key};
 
 /// The file in the configuration folder.
 const FILE_NAME: &str = "registries.toml";
@@ -109,7 +109,7 @@ impl Rules {
                 return Err(reading.wrong("registry", "neither `[registry.\"HOST\"]` nor `[[registry]]`"));
             }
         };
-        Ok(Self { file: Some(file.to_owned()), rules, tls: reading.tls })
+        Ok(Self { file: Some(file.to_owned()), rules, tls: reading.tls, ..Self::default() })
     }
 }
 
@@ -198,7 +198,7 @@ impl Reading<'_> {
     fn trust(&mut self, host: &str, tls: HostTls) {
         let host = if host == crate::rules::DOCKER_HUB { "registry-1.docker.io" } else { host };
         if tls != HostTls::default() {
-            self.tls.insert(host.strip_suffix(":443").unwrap_or(host).to_ascii_lowercase(), tls);
+            self.tls.insert(tls_key(host), tls);
         }
     }
 

@@ -18,6 +18,7 @@ use crate::rules::Endpoint;
 const CHUNK: u64 = 16 << 20;
 
 type Prepare = dyn Fn(&Watch<'_>) -> Result<(), RegistryError> + Send + Sync;
+type Told = dyn Fn(Pushed) + Send + Sync;
 type OpenAt = dyn Fn(u64) -> io::Result<Box<dyn Read + Send>> + Send + Sync;
 
 /// A blob that is to be in a repository.
@@ -28,6 +29,7 @@ pub struct Blob {
     open: Arc<OpenAt>,
     prepare: Option<Arc<Prepare>>,
     mount_from: Vec<Repository>,
+    told: Option<Arc<Told>>,
 }
 
 impl fmt::Debug for Blob {
@@ -42,7 +44,7 @@ impl Blob {
         descriptor: Descriptor,
         open: impl Fn(u64) -> io::Result<Box<dyn Read + Send>> + Send + Sync + 'static,
     ) -> Self {
-        Self { descriptor, open: Arc::new(open), prepare: None, mount_from: Vec::new() }
+        Self { descriptor, open: Arc::new(open), prepare: None, mount_from: Vec::new(), told: None }
     }
 
     /// A blob that is a file.
@@ -91,6 +93,13 @@ impl Blob {
         self
     }
 
+    /// Says who is told when it is there, and how it came to be.
+    #[must_use]
+    pub fn told_to(mut self, told: impl Fn(Pushed) + Send + Sync + 'static) -> Self {
+        self.told = Some(Arc::new(told));
+        self
+    }
+
     fn payload(&self, offset: u64, length: u64) -> Payload {
         let open = Arc::clone(&self.open);
         let rest = self.descriptor.size - offset;
@@ -134,6 +143,19 @@ impl RegistryClient {
     /// # Errors
     /// When the registry refuses it, fails too often, or the blob cannot be read.
     pub fn push_blob(
+        &self,
+        repository: &Repository,
+        blob: &Blob,
+        watch: &Watch<'_>,
+    ) -> Result<Pushed, RegistryError> {
+        let pushed = self.bring_blob(repository, blob, watch)?;
+        if let Some(told) = &blob.told {
+            told(pushed);
+        }
+        Ok(pushed)
+    }
+
+    fn bring_blob(
         &self,
         repository: &Repository,
         blob: &Blob,

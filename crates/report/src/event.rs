@@ -50,6 +50,22 @@ pub enum Outcome {
     Failed,
     /// It was stopped because something else failed or the person pressed ctrl-C.
     Cancelled,
+    /// A transfer is through.
+    Done,
+}
+
+/// How a part of a transfer stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Moving {
+    /// Some of it has come or gone.
+    UnderWay,
+    /// All of it has.
+    Done,
+    /// It was there already.
+    Present,
+    /// Another repository of the registry lent it.
+    Lent,
 }
 
 /// Something the person should know that does not stop the build.
@@ -78,6 +94,27 @@ pub enum Event {
     Started {
         /// Which.
         vertex: VertexId,
+    },
+    /// Something moves between this machine and a registry. It is no vertex of the graph, and has a number behind theirs; like
+    /// one it is started and finished.
+    Transferring {
+        /// Its number.
+        vertex: VertexId,
+        /// What: `pull node:22`.
+        name: String,
+    },
+    /// How far one part of a transfer is.
+    Moved {
+        /// Which transfer.
+        vertex: VertexId,
+        /// What of it: the digest of a blob.
+        part: String,
+        /// So many bytes of it.
+        bytes: u64,
+        /// All of them.
+        total: u64,
+        /// How it stands.
+        state: Moving,
     },
     /// A chunk of a step's output, as written.
     Log {

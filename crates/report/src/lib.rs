@@ -8,6 +8,6 @@ mod hint;
 mod miss;
 
 pub use diagnostic::{Diagnostic, Label, Severity, SourceFile, Span};
-pub use event::{Event, EventSink, LogStream, Outcome, Reuse, VertexId, Warning};
+pub use event::{Event, EventSink, LogStream, Moving, Outcome, Reuse, VertexId, Warning};
 pub use hint::{Hint, nearest};
 pub use miss::{FieldChange, MissReason};

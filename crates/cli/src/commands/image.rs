@@ -14,13 +14,13 @@ use wbuild_engine::{
 use wbuild_frontend::{Definition, Facts, Input, Needs, NoTarget, Spec, lower, needs, undecided};
 use wbuild_graph::ImageRef;
 use wbuild_layer::Times;
-use wbuild_oci::{Digest, Platform, Reference};
+use wbuild_oci::{Digest, ImageConfig, Platform, Reference};
 use wbuild_report::{Diagnostic, Hint, Warning, nearest};
 use wbuild_solver::{NoCache, SolveError};
 
 use super::attest::{Attestor, BuildFacts, IMAGE_BUILD, Requests};
 use super::outputs::{Bare, Delivery, Outputs, plain_export};
-use super::pinned::Pins;
+use super::pinned::Lock;
 use super::request::{any_platform, budget, build_args, jobs, labels, secrets, sharing};
 use super::result::Job;
 use super::timestamp::{Sources, created};
@@ -44,8 +44,8 @@ pub(crate) fn run(args: &ImageArgs, session: &Session) -> Result<(), Failure> {
     let sharing = sharing(&args.sharing, session)?;
     let mut engine = open(args, session, &platform)?;
     engine.share(sharing);
-    let pins = Pins::read(&root)?;
-    pins.apply(&mut engine, &args.pulling, session)?;
+    let lock = Lock::read(&root)?;
+    lock.apply(&mut engine, &args.pulling, session)?;
     let workspace = engine.open_workspace(&root)?;
     let spec = spec(args, &workspace)?;
     if args.print_spec {
@@ -111,13 +111,14 @@ pub(crate) fn run(args: &ImageArgs, session: &Session) -> Result<(), Failure> {
         checkout: Some(&root),
         variable: &session.variable,
         cancellation: &session.cancellation,
+        sent_early: Arc::default(),
     };
     let job = Job {
         engine: &engine,
         definition: &definition,
         solve: &options,
         delivery: &delivery,
-        pins,
+        lock,
         pulling: &args.pulling,
         shown: &args.progress,
         budget,
@@ -154,7 +155,7 @@ fn open(args: &ImageArgs, session: &Session, platform: &Platform) -> Result<Engi
         let place = ImageLocation::parse(place).map_err(|error: LocationError| {
             Failure::usage(
                 error.to_string(),
-                "base images come from OCI layouts: oci-layout://DIR[:TAG|@DIGEST]",
+                "an image is in a layout or a registry: oci-layout://DIR[:TAG|@DIGEST], docker-image://REF",
             )
         })?;
         images.insert(name.to_owned(), place);
@@ -254,7 +255,7 @@ fn plan(
     let needs = needs(spec);
     let mut facts = Facts::default();
     for reference in &needs.images {
-        facts.images.insert(reference.clone(), engine.image_config(&ImageRef::new(reference))?);
+        facts.images.insert(reference.clone(), image_config(&engine, reference, &needs.images)?);
     }
     // A variable that is no UTF-8 can stand in no key and no document.
     let variables: BTreeMap<String, String> = std::env::vars_os()
@@ -284,6 +285,23 @@ fn plan(
     let definition = lower(&input).map_err(Failure::Diagnostics)?;
     let notes = left_out.into_iter().chain(not_passed_on).collect();
     Ok(Planned { engine: Arc::new(engine), definition, warnings: project.warnings, notes, said, lockfiles })
+}
+
+/// The configuration of a base image. One that is not at hand is said together with the others.
+fn image_config(engine: &Engine, reference: &str, all: &[String]) -> Result<ImageConfig, Failure> {
+    let config = |name: &str| engine.image_config(&ImageRef::new(name));
+    let error = match config(reference) {
+        Ok(config) => return Ok(config),
+        Err(error) => error,
+    };
+    if !matches!(error, EngineError::NoBaseImage { .. }) {
+        return Err(error.into());
+    }
+    let is_missing =
+        |name: &&String| *name != reference && matches!(config(name), Err(EngineError::NoBaseImage { .. }));
+    let mut hints = error.hints();
+    hints.extend(all.iter().filter(is_missing).map(|name| format!("`{name}` is not at hand, too")));
+    Err(Failure::Failed { error: Box::new(error), hints })
 }
 
 /// What an installed or built checkout holds and a build does not see, in one line (decision 5).

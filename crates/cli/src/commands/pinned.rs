@@ -1,13 +1,15 @@
 //! `wbuild.lock`: which digests the tags of base images stand for. Written with `--pin`, honoured by every build after it.
+//! `buildspec/registries.md` has the format.
 
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::fs::File;
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
-use wbuild_engine::{Engine, EngineError, Pulling, registry_client};
+use serde::Deserialize;
+use wbuild_engine::{Asking, Engine, Pins, Pulling};
 use wbuild_image::OutputFile;
-use wbuild_oci::Digest;
+use wbuild_oci::{Digest, Reference};
 use wbuild_report::Hint;
 
 use super::{Failure, Session, WriteError};
@@ -19,56 +21,87 @@ const FILE: &str = "wbuild.lock";
 /// Larger ones are no list of images.
 const MAX_BYTES: u64 = 1 << 20;
 
-const HEADER: &str =
-    "# Which digests the tags of base images stand for. `--pin` writes this file, `--pull --pin` anew.\n";
+const HEADER: &str = "# Which digests the tags of base images stand for. Builds use these, whatever a registry has by now;\n\
+                      # `--pin` adds what is not here yet, `--pull --pin` writes it anew.\n\
+                      version = 1\n\n[images]\n";
 
 /// What the file says.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Lock {
+struct Text {
     version: u32,
     #[serde(default)]
-    images: BTreeMap<String, Digest>,
+    images: BTreeMap<String, String>,
 }
 
 /// The file cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot use `{}`: {why}", path.display())]
-struct BadLock {
-    path: PathBuf,
-    why: String,
+enum LockError {
+    /// It cannot be read.
+    #[error("cannot read `{}`", path.display())]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    /// It is no TOML, or says something that no lock file says.
+    #[error("`{}` is no lock file of wbuild", path.display())]
+    Malformed {
+        path: PathBuf,
+        #[source]
+        source: Box<toml::de::Error>,
+    },
+    /// An entry makes no sense.
+    #[error("`{}`: `{}`: {why}", path.display(), name.escape_debug())]
+    Entry { path: PathBuf, name: String, why: String },
 }
 
-impl Hint for BadLock {
+impl Hint for LockError {
     fn hints(&self) -> Vec<String> {
-        vec!["remove it, and let --pin write it anew".to_owned()]
+        match self {
+            Self::Read { .. } => Vec::new(),
+            Self::Malformed { .. } | Self::Entry { .. } => {
+                vec!["remove it and build with `--pin`: that writes it anew".to_owned()]
+            }
+        }
     }
 }
 
 /// The lock of a build.
 #[derive(Debug)]
-pub(crate) struct Pins {
-    path: PathBuf,
-    pinned: BTreeMap<String, Digest>,
+pub(crate) struct Lock {
+    pins: Pins,
 }
 
-impl Pins {
+impl Lock {
     /// Reads the lock file of a folder, if there is one.
     pub(crate) fn read(folder: &Path) -> Result<Self, Failure> {
         let path = folder.join(FILE);
-        let bad = |why: String| Failure::new(BadLock { path: path.clone(), why });
-        let text = match std::fs::metadata(&path) {
-            Ok(found) if found.len() > MAX_BYTES => return Err(bad("it is too large".to_owned())),
-            Ok(_) => std::fs::read_to_string(&path).map_err(|error| bad(error.to_string()))?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Ok(Self { path, pinned: BTreeMap::new() });
+        let mut text = String::new();
+        let read = File::open(&path).and_then(|file| file.take(MAX_BYTES + 1).read_to_string(&mut text));
+        let pins = match read {
+            Ok(_) if text.len() as u64 > MAX_BYTES => {
+                let why = format!("it has more than {MAX_BYTES} bytes");
+                let source = io::Error::new(io::ErrorKind::FileTooLarge, why);
+                Err(LockError::Read { path, source })
             }
-            Err(error) => return Err(bad(error.to_string())),
+            Ok(_) => parse(&text, &path),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Ok(Pins { file: path, names: BTreeMap::new() })
+            }
+            Err(source) => Err(LockError::Read { path, source }),
         };
-        let lock: Lock = toml::from_str(&text).map_err(|error| bad(error.message().to_owned()))?;
-        match lock.version {
-            1 => Ok(Self { path, pinned: lock.images }),
-            other => Err(bad(format!("it has the version {other}, and only 1 is known"))),
+        Ok(Self { pins: pins.map_err(Failure::new)? })
+    }
+
+    /// That of a build whose files are in no folder of this machine: there is none, and none can be written.
+    pub(crate) fn nowhere(args: &PullingArgs) -> Result<Self, Failure> {
+        match args.pin {
+            true => Err(Failure::usage(
+                format!("`--pin` writes {FILE} into the context, which is no folder of this machine"),
+                "check it out, and build the folder",
+            )),
+            false => Ok(Self { pins: Pins::default() }),
         }
     }
 
@@ -78,26 +111,80 @@ impl Pins {
         engine: &mut Engine,
         args: &PullingArgs,
         session: &Session,
-    ) -> Result<(), EngineError> {
-        let client = registry_client(&session.variable)?;
-        let pins = if args.pull { BTreeMap::new() } else { self.pinned.clone() };
-        engine.pull_from(Pulling { client, offline: args.offline, pins });
+    ) -> Result<(), Failure> {
+        let asking = match (args.pull, args.offline) {
+            (true, true) => {
+                return Err(Failure::usage(
+                    "`--pull` asks registries, and `--offline` asks none",
+                    "leave one of them out; WBUILD_OFFLINE is the same as --offline",
+                ));
+            }
+            (true, false) => Asking::Always,
+            (false, true) => Asking::Never,
+            (false, false) => Asking::Usual,
+        };
+        engine.pull_from(Pulling {
+            asking,
+            pins: self.pins.clone(),
+            pinning: args.pin,
+            variable: session.variable,
+            cancellation: session.cancellation.clone(),
+        });
         Ok(())
     }
 
     /// Writes what the names of this build stood for beside what was known; names that it did not use stay.
     pub(crate) fn write(mut self, engine: &Engine) -> Result<String, Failure> {
-        self.pinned.extend(engine.resolved_images());
-        let lock = Lock { version: 1, images: self.pinned };
-        let count = lock.images.len();
-        let failed = |source| Failure::new(WriteError { path: self.path.clone(), source });
-        let text = toml::to_string(&lock).map_err(|error| failed(std::io::Error::other(error)))?;
-        let mut file = OutputFile::create(&self.path).map_err(failed)?;
-        file.write_all(HEADER.as_bytes()).and_then(|()| file.write_all(text.as_bytes())).map_err(failed)?;
+        let path = self.pins.file.display().to_string();
+        let before = self.pins.names.clone();
+        self.pins.names.extend(engine.resolved_images());
+        if self.pins.names == before && self.pins.file.exists() {
+            return Ok(format!("{path} pins the base images as they are"));
+        }
+        let failed = |source| Failure::new(WriteError { path: self.pins.file.clone(), source });
+        let mut file = OutputFile::create(&self.pins.file).map_err(failed)?;
+        file.write_all(written(&self.pins.names).as_bytes()).map_err(failed)?;
         file.commit().map_err(failed)?;
+        let count = self.pins.names.len();
         let images = if count == 1 { "1 image".to_owned() } else { format!("{count} images") };
-        Ok(format!("pinned {images} in {}", self.path.display()))
+        Ok(format!("pinned {images} in {path}"))
     }
+}
+
+fn parse(text: &str, path: &Path) -> Result<Pins, LockError> {
+    let file = path.to_owned();
+    let Text { version, images } = match toml::from_str(text) {
+        Ok(text) => text,
+        Err(source) => return Err(LockError::Malformed { path: file, source: Box::new(source) }),
+    };
+    let wrong =
+        |name: &str, why: String| LockError::Entry { path: path.to_owned(), name: name.to_owned(), why };
+    if version != 1 {
+        return Err(wrong("version", format!("{version} is not known here; there is 1")));
+    }
+    let mut names = BTreeMap::new();
+    for (name, digest) in &images {
+        // However it is written: `docker.io/library/node:22` is `node:22`.
+        let reference: Reference =
+            name.parse().map_err(|error: wbuild_oci::ReferenceParseError| wrong(name, error.to_string()))?;
+        if reference.digest.is_some() {
+            return Err(wrong(name, "it has a digest already".to_owned()));
+        }
+        let digest: Digest =
+            digest.parse().map_err(|error: wbuild_oci::DigestParseError| wrong(name, error.to_string()))?;
+        if names.insert(reference, digest).is_some_and(|other| other != digest) {
+            return Err(wrong(name, "the same image stands here with another digest".to_owned()));
+        }
+    }
+    Ok(Pins { file, names })
+}
+
+fn written(names: &BTreeMap<Reference, Digest>) -> String {
+    // A name has no character that would have to be escaped.
+    let line = |(name, digest): (&Reference, &Digest)| format!("\"{}\" = \"{digest}\"\n", name.familiar());
+    let mut lines: Vec<String> = names.iter().map(line).collect();
+    lines.sort();
+    format!("{HEADER}{}", lines.concat())
 }
 
 #[cfg(test)]
@@ -105,22 +192,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn locks_are_read_back_and_nonsense_is_refused() {
+    fn what_is_written_is_read() {
         let folder = tempfile::tempdir().unwrap();
-        assert!(Pins::read(folder.path()).unwrap().pinned.is_empty());
-        let path = folder.path().join(FILE);
-        let digest = Digest::of(b"x");
-        let text = format!("{HEADER}version = 1\n\n[images]\n\"docker.io/library/node:22\" = \"{digest}\"\n");
-        std::fs::write(&path, &text).unwrap();
-        let pins = Pins::read(folder.path()).unwrap();
-        assert_eq!(pins.pinned, BTreeMap::from([("docker.io/library/node:22".to_owned(), digest)]));
-        let lock = Lock { version: 1, images: pins.pinned };
-        assert_eq!(format!("{HEADER}{}", toml::to_string(&lock).unwrap()), text);
-        for wrong in
-            ["", "version = 2", "version = 1\nimage = {}", "version = 1\n[images]\na = \"sha256:12\""]
-        {
-            std::fs::write(&path, wrong).unwrap();
-            assert!(Pins::read(folder.path()).is_err(), "{wrong}");
+        assert!(Lock::read(folder.path()).unwrap().pins.names.is_empty());
+        let mut names = BTreeMap::new();
+        for name in ["node:22", "localhost:5000/team/a", "team/b:1"] {
+            names.insert(name.parse().unwrap(), Digest::of(name.as_bytes()));
+        }
+        std::fs::write(folder.path().join(FILE), written(&names)).unwrap();
+        assert_eq!(Lock::read(folder.path()).unwrap().pins.names, names);
+        let long: Reference = "docker.io/library/node:22".parse().unwrap();
+        assert_eq!(names.get(&long), Some(&Digest::of(b"node:22")));
+    }
+
+    #[test]
+    fn what_makes_no_sense() {
+        let parse = |text: &str| parse(text, Path::new("wbuild.lock")).unwrap_err().to_string();
+        let (one, two) = (Digest::of(b"1"), Digest::of(b"2"));
+        for text in [
+            "version = 1\n[images]\n\"Node\" = \"x\"",
+            "version = 1\n[images]\n\"node\" = \"sha256:1\"",
+            "version = 2",
+            &format!("version = 1\n[images]\nnode = \"{one}\"\n\"node:latest\" = \"{two}\""),
+        ] {
+            assert!(parse(text).starts_with("`wbuild.lock`: "), "{}", parse(text));
+        }
+        for text in ["", "version = 1\nimage = 2", "{"] {
+            assert_eq!(parse(text), "`wbuild.lock` is no lock file of wbuild");
         }
     }
 }

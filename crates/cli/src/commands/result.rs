@@ -7,8 +7,8 @@ use wbuild_frontend::Definition;
 use wbuild_solver::SolveError;
 
 use super::Failure;
-use super::outputs::{Delivered, Delivery, DeliveryError, finish};
-use super::pinned::Pins;
+use super::outputs::{Delivered, Delivery, DeliveryError, EarlyPush, finish};
+use super::pinned::Lock;
 use crate::args::{ProgressArgs, PullingArgs};
 use crate::progress::Progress;
 use crate::render::size;
@@ -23,7 +23,7 @@ pub(crate) struct Job<'a> {
     pub(crate) definition: &'a Definition,
     pub(crate) solve: &'a SolveOptions,
     pub(crate) delivery: &'a Delivery<'a>,
-    pub(crate) pins: Pins,
+    pub(crate) lock: Lock,
     pub(crate) pulling: &'a PullingArgs,
     pub(crate) shown: &'a ProgressArgs,
     /// How large the store may be afterwards.
@@ -44,7 +44,7 @@ impl Job<'_> {
         share(self.engine, &progress, delivered.as_ref().err());
         let delivered = delivered.and_then(|mut delivered| {
             if self.pulling.pin {
-                delivered.said(self.pins.write(self.engine)?);
+                delivered.said(self.lock.write(self.engine)?);
             }
             Ok(delivered)
         });
@@ -64,8 +64,12 @@ impl Job<'_> {
     ) -> Result<(Result<Delivered, DeliveryError>, bool), Failure> {
         let target = self.delivery.target;
         let mut losses = 0;
+        let mut early = EarlyPush::begin(self.engine, self.definition, self.delivery);
         loop {
             let solution = self.engine.solve(self.definition, target, self.solve).map_err(&failure)?;
+            if let Some(early) = early.take() {
+                early.finish();
+            }
             let solved = solution
                 .get(target.vertex)
                 .ok_or_else(|| Failure::usage("the target was not solved", "this is a bug of wbuild"))?;

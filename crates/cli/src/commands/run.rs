@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -32,11 +32,11 @@ pub(crate) fn run(args: &RunArgs, session: &Session) -> Result<ExitCode, Failure
         }
         false => None,
     };
-    let location = match &unpacked {
-        Some((_, draft)) => ImageLocation { layout: draft.fs(), select: Select::Only },
+    let (layout, select) = match &unpacked {
+        Some((_, draft)) => (draft.fs(), Select::Only),
         None => location(&args.image)?,
     };
-    let layout = location.layout.clone();
+    let location = ImageLocation::Layout { layout: layout.clone(), select };
     // Errors name it as it was typed.
     let images = BTreeMap::from([(args.image.clone(), location)]);
     let engine = Engine::open(Options { images, ..plain()? }, &session.variable)?;
@@ -147,17 +147,18 @@ impl Process {
 }
 
 /// `DIR[:TAG]` of an OCI layout.
-fn location(text: &str) -> Result<ImageLocation, Failure> {
+fn location(text: &str) -> Result<(PathBuf, Select), Failure> {
     let text = text.strip_prefix("oci:").or_else(|| text.strip_prefix("oci-layout://")).unwrap_or(text);
     if Path::new(text).join("index.json").exists() {
-        return Ok(ImageLocation { layout: text.into(), select: Select::Only });
+        return Ok((text.into(), Select::Only));
     }
-    ImageLocation::parse(&format!("oci-layout://{text}")).map_err(|error| {
-        Failure::usage(
-            error.to_string(),
+    match ImageLocation::parse(&format!("oci-layout://{text}")) {
+        Ok(ImageLocation::Layout { layout, select }) => Ok((layout, select)),
+        Ok(ImageLocation::Registry(_)) | Err(_) => Err(Failure::usage(
+            format!("`{}` is not of the form DIR[:TAG|@DIGEST]", text.escape_debug()),
             "name the folder of an OCI layout, such as .wbuild/image/web, or a tar of one",
-        )
-    })
+        )),
+    }
 }
 
 fn environment(args: &RunArgs, session: &Session) -> BTreeMap<String, String> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
-use wbuild_report::{Event, LogStream, MissReason, Outcome, Reuse};
+use wbuild_report::{Event, LogStream, MissReason, Moving, Outcome, Reuse};
 
 use super::output::Output;
 use super::step::Build;
@@ -48,6 +48,13 @@ enum Fields<'a> {
         vertex: u32,
         stream: LogStream,
         base64: String,
+    },
+    Moved {
+        vertex: u32,
+        part: &'a str,
+        bytes: u64,
+        total: u64,
+        state: Moving,
     },
     LogFile {
         vertex: u32,
@@ -117,6 +124,14 @@ impl View for JsonView {
             Event::Declared { vertex, name, minor } => {
                 self.line("declared", at, Fields::Declared { vertex: vertex.0, name, minor: *minor });
             }
+            // As what nobody counts.
+            Event::Transferring { vertex, name } => {
+                self.line("declared", at, Fields::Declared { vertex: vertex.0, name, minor: true });
+            }
+            Event::Moved { vertex, part, bytes, total, state } => {
+                let (vertex, bytes, total, state) = (vertex.0, *bytes, *total, *state);
+                self.line("moved", at, Fields::Moved { vertex, part, bytes, total, state });
+            }
             Event::Started { vertex } => self.line("started", at, Fields::Started { vertex: vertex.0 }),
             Event::Log { vertex, stream, bytes } => {
                 let (vertex, stream) = (vertex.0, *stream);
@@ -138,6 +153,7 @@ impl View for JsonView {
                     Outcome::Built { why } => ("built", None, Some(why)),
                     Outcome::Failed => ("failed", None, None),
                     Outcome::Cancelled => ("cancelled", None, None),
+                    Outcome::Done => ("done", None, None),
                 };
                 let (vertex, seconds, because) = (vertex.0, seconds(*took), why.map(ToString::to_string));
                 self.line("finished", at, Fields::Finished { vertex, outcome, seconds, from, why, because });

@@ -24,7 +24,8 @@ pub enum ProgressMode {
     /// | `started` | `vertex` |
     /// | `log` | `vertex`, `stream` (`stdout`, `stderr`), and the chunk as `text`, or as `base64` when it is not UTF-8 by itself |
     /// | `log-file` | `vertex`, `path` |
-    /// | `finished` | `vertex`, `outcome` (`reused`, `built`, `failed`, `cancelled`), `seconds`; with `reused` also `from` (`local`, `awaited`); with `built` also `why`, a miss reason with its fields, and `because`, the same as a sentence |
+    /// | `moved` | of a transfer to or from a registry, which is declared as a vertex behind those of the graph: `vertex`, `part` (a digest), `bytes` of `total`, `state` (`under-way`, `done`, `present`, `lent`) |
+    /// | `finished` | `vertex`, `outcome` (`reused`, `built`, `failed`, `cancelled`; of transfers `done`, `failed`), `seconds`; with `reused` also `from` (`local`, `awaited`); with `built` also `why`, a miss reason with its fields, and `because`, the same as a sentence |
     /// | `warned` | `vertex` (or null), `message`, `hints` |
     /// | `note` | `text` |
     /// | `error` | why the command failed: `message` in one sentence, `text` with places, causes and hints |

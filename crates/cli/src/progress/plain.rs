@@ -77,6 +77,7 @@ impl PlainView {
                 "CACHED (built meanwhile by another process)".to_owned()
             }
             Outcome::Built { why } => format!("DONE {seconds:.1}s ({})", escape_line(&why.to_string())),
+            Outcome::Done => format!("DONE {seconds:.1}s"),
             Outcome::Failed => format!("ERROR after {seconds:.1}s"),
             Outcome::Cancelled => format!("CANCELED after {seconds:.1}s"),
         };
@@ -208,6 +209,31 @@ mod tests {
             image: `sha256:0123`
 
             built 1 of 3 steps, 2 reused, in 200 ms
+            ");
+    }
+
+    #[test]
+    fn transfers_are_no_steps() {
+        let (sheet, mut play) = play();
+        play.declare(0, "[base] FROM node:22").start(0);
+        play.pull(7, "pull node:22").end(7, Outcome::Done, 6500).built(0, 7000);
+        play.pull(8, "push web:1").end(8, Outcome::Failed, 6500);
+        play.finish();
+        insta::assert_snapshot!(sheet.text(), @r"
+            #0 [base] FROM node:22
+            #7 pull node:22
+            #7 0.200 sha256:aa 2.0 MB / 2.0 MB done
+            #7 0.300 sha256:bb 1.0 MB already there
+            #7 6.300 sha256:cc 30.0 MB / 60.0 MB
+            #7 DONE 6.5s
+            #0 DONE 7.0s (never built before)
+            #8 push web:1
+            #8 0.200 sha256:aa 2.0 MB / 2.0 MB done
+            #8 0.300 sha256:bb 1.0 MB already there
+            #8 6.300 sha256:cc 30.0 MB / 60.0 MB
+            #8 ERROR after 6.5s
+
+            built 1 of 1 steps, in 13.0 s
             ");
     }
 

@@ -4,14 +4,17 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use wbuild_report::{Event, LogStream, Outcome, VertexId, Warning};
+use wbuild_report::{Event, LogStream, Moving, Outcome, VertexId, Warning};
 
 use super::line::LineAssembler;
 use super::summary::Summary;
-use crate::render::escape_line;
+use crate::render::{escape_line, size};
 
 /// Log lines of a step that are kept to be shown when it fails.
 pub(super) const TAIL: usize = 20;
+
+/// While a part of a transfer takes long, how far it is becomes a line of the log this often.
+const STANDS: Duration = Duration::from_secs(5);
 
 /// One whole line of a step's log, as written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +31,8 @@ pub(super) struct Step {
     /// Its name, fit for one line.
     pub(super) name: String,
     pub(super) minor: bool,
+    /// What has moved, if it is a transfer and no step.
+    transfer: Option<Moved>,
     pub(super) started: Option<Duration>,
     pub(super) ended: Option<(Outcome, Duration)>,
     pub(super) log_file: Option<PathBuf>,
@@ -44,6 +49,7 @@ impl Step {
         Self {
             name: escape_line(name).into_owned(),
             minor,
+            transfer: None,
             started: None,
             ended: None,
             log_file: None,
@@ -59,7 +65,7 @@ impl Step {
     }
 
     pub(super) fn has_failed(&self) -> bool {
-        matches!(self.ended, Some((Outcome::Failed, _)))
+        matches!(self.ended, Some((Outcome::Failed, _))) && self.transfer.is_none()
     }
 
     /// How long it has run at `at`.
@@ -85,7 +91,37 @@ impl Step {
         lines
     }
 
+    /// How far a part is becomes the line that is being written, until it is through.
+    fn moved(&mut self, at: Duration, part: &str, bytes: u64, total: u64, state: Moving) -> Vec<LogLine> {
+        let part = escape_line(part).into_owned();
+        let how = match state {
+            Moving::UnderWay => "",
+            Moving::Done => " done",
+            Moving::Present => " already there",
+            Moving::Lent => " lent by another repository",
+        };
+        let line = match state {
+            Moving::UnderWay | Moving::Done => format!("{part} {} / {}{how}\n", size(bytes), size(total)),
+            Moving::Present | Moving::Lent => format!("{part} {}{how}\n", size(total)),
+        };
+        let moved = self.transfer.get_or_insert_with(Moved::default);
+        moved.parts.insert(part, (bytes, total));
+        let stands = moved.stands();
+        if state == Moving::UnderWay && at.saturating_sub(moved.said) < STANDS {
+            return self.log(at, LogStream::Stdout, format!("\r{stands}").as_bytes());
+        }
+        moved.said = at;
+        let mut lines = self.log(at, LogStream::Stdout, format!("\r{line}").as_bytes());
+        lines.extend(self.log(at, LogStream::Stdout, format!("\r{stands}").as_bytes()));
+        lines
+    }
+
     fn flush(&mut self, at: Duration) -> Vec<LogLine> {
+        if self.transfer.is_some() {
+            // How far all of it is has been said part by part.
+            let _ = (self.stdout.flush(), self.stderr.flush());
+            return Vec::new();
+        }
         let at = self.elapsed(at);
         let rests = [self.stdout.flush(), self.stderr.flush()];
         let lines: Vec<LogLine> = rests.into_iter().flatten().map(|bytes| LogLine { at, bytes }).collect();
@@ -97,6 +133,22 @@ impl Step {
         self.lines += lines.len();
         self.tail.extend(lines[lines.len().saturating_sub(TAIL)..].iter().cloned());
         self.tail.drain(..self.tail.len().saturating_sub(TAIL));
+    }
+}
+
+/// How far a transfer is.
+#[derive(Debug, Default)]
+struct Moved {
+    /// Bytes that moved, and all there are, by part.
+    parts: BTreeMap<String, (u64, u64)>,
+    /// When a line last said how far it is.
+    said: Duration,
+}
+
+impl Moved {
+    fn stands(&self) -> String {
+        let sum = |of: fn(&(u64, u64)) -> u64| size(self.parts.values().map(of).sum());
+        format!("{} / {}", sum(|part| part.0), sum(|part| part.1))
     }
 }
 
@@ -137,6 +189,15 @@ impl Build {
                 step.name = escape_line(&name).into_owned();
                 step.minor = minor;
                 Change::Nothing
+            }
+            Event::Transferring { vertex, name } => {
+                let step = self.step_mut(vertex);
+                step.name = escape_line(&name).into_owned();
+                step.transfer = Some(Moved { said: at, ..Moved::default() });
+                Change::Nothing
+            }
+            Event::Moved { vertex, part, bytes, total, state } => {
+                Change::Logged(vertex, self.step_mut(vertex).moved(at, &part, bytes, total, state))
             }
             Event::Started { vertex } => {
                 self.step_mut(vertex).started = Some(at);
@@ -193,10 +254,11 @@ impl Build {
 
     pub(super) fn summary(&self, took: Duration) -> Summary {
         let mut summary = Summary { took, ..Summary::default() };
-        for step in self.steps.values().filter(|step| !step.minor || step.has_failed()) {
+        let steps = self.steps.values().filter(|step| step.transfer.is_none());
+        for step in steps.filter(|step| !step.minor || step.has_failed()) {
             summary.total += 1;
             match &step.ended {
-                None => {}
+                None | Some((Outcome::Done, _)) => {}
                 Some((Outcome::Built { .. }, _)) => summary.built += 1,
                 Some((Outcome::Reused { .. }, _)) => summary.reused += 1,
                 Some((Outcome::Failed, _)) => summary.failed += 1,

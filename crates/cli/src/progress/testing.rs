@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use wbuild_report::{Event, FieldChange, LogStream, MissReason, Outcome, Reuse, VertexId, Warning};
+use wbuild_report::{Event, FieldChange, LogStream, MissReason, Moving, Outcome, Reuse, VertexId, Warning};
 
 use super::{Summary, View};
 
@@ -91,6 +91,33 @@ impl<V: View> Screenplay<V> {
 
     pub(super) fn reused(&mut self, vertex: u32) -> &mut Self {
         self.end(vertex, Outcome::Reused { from: Reuse::Local }, 0)
+    }
+
+    pub(super) fn transfer(&mut self, vertex: u32, name: &str) -> &mut Self {
+        self.send(Event::Transferring { vertex: VertexId(vertex), name: name.to_owned() }).start(vertex)
+    }
+
+    pub(super) fn moved(
+        &mut self,
+        vertex: u32,
+        part: &str,
+        bytes: u64,
+        total: u64,
+        state: Moving,
+    ) -> &mut Self {
+        self.send(Event::Moved { vertex: VertexId(vertex), part: part.to_owned(), bytes, total, state })
+    }
+
+    /// Of three layers one takes long, one is there, and one never comes.
+    pub(super) fn pull(&mut self, vertex: u32, name: &str) -> &mut Self {
+        const MB: u64 = 1_000_000;
+        self.transfer(vertex, name).wait(100);
+        self.moved(vertex, "sha256:aa", MB, 2 * MB, Moving::UnderWay).wait(100);
+        self.moved(vertex, "sha256:aa", 2 * MB, 2 * MB, Moving::Done).wait(100);
+        self.moved(vertex, "sha256:bb", MB, MB, Moving::Present);
+        self.moved(vertex, "sha256:cc", 10 * MB, 60 * MB, Moving::UnderWay).wait(6000);
+        self.moved(vertex, "sha256:cc", 30 * MB, 60 * MB, Moving::UnderWay).wait(100);
+        self.moved(vertex, "sha256:cc", 31 * MB, 60 * MB, Moving::UnderWay).wait(100)
     }
 
     pub(super) fn warn(&mut self, vertex: Option<u32>, message: &str, hints: &[&str]) -> &mut Self {

@@ -62,6 +62,14 @@ impl TtyView {
     /// the end, where nothing can scroll them away.
     fn ended(&mut self, vertex: VertexId) {
         let Some(step) = self.build.step(vertex) else { return };
+        if let Some((Outcome::Done, took)) = &step.ended
+            && *took > NOTEWORTHY
+        {
+            let good = self.theme.good();
+            let room = self.terminal.size().columns.saturating_sub(20).max(20);
+            let (name, took) = (fit(&step.name, room), duration(*took));
+            let _ = writeln!(self.pending, "{good}done{good:#} {name} in {took}");
+        }
         let Some((Outcome::Built { why }, took)) = &step.ended else { return };
         if step.minor && *took <= NOTEWORTHY {
             return;

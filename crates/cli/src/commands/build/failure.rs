@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-use wbuild_dockerfile::Dockerfile;
+use wbuild_dockerfile::{Dockerfile, Kind, Word};
 use wbuild_engine::{Engine, EngineError};
 use wbuild_frontend::ForeignRun;
 use wbuild_graph::{Graph, ImageRef, Origin};
@@ -15,9 +15,19 @@ use crate::commands::Failure;
 /// A base image that cannot be used, at the lines that name it.
 pub(super) fn of_image(dockerfile: &Dockerfile, image: &ImageRef, error: &EngineError) -> Diagnostic {
     let mut diagnostic = Diagnostic::error(&dockerfile.file, chain(error));
-    let stage = dockerfile.stages.iter().find(|stage| stage.base.text == image.reference);
-    if let Some(stage) = stage.or_else(|| dockerfile.stages.first()) {
-        diagnostic = diagnostic.at(stage.base.span, "");
+    let names_it = |word: &&Word| word.text == image.reference;
+    let bases = || dockerfile.stages.iter().map(|stage| &stage.base);
+    let instructions = || dockerfile.stages.iter().flat_map(|stage| &stage.instructions);
+    let copies = instructions().filter_map(|instruction| match &instruction.kind {
+        Kind::Copy(copy) => copy.from.as_ref(),
+        _ => None,
+    });
+    let word = bases().chain(copies).find(names_it).map(|word| word.span);
+    // It may stand in a mount, or come of variables.
+    let run = || instructions().find(|instruction| instruction.text.contains(&image.reference));
+    let span = word.or_else(|| run().map(|instruction| instruction.span));
+    if let Some(span) = span.or_else(|| bases().next().map(|word| word.span)) {
+        diagnostic = diagnostic.at(span, "");
     }
     error.hints().into_iter().fold(diagnostic, Diagnostic::hint)
 }

@@ -14,17 +14,17 @@ use std::sync::Arc;
 use serde_json::{Map, json};
 use wbuild_attest::{REDACTED, without_passwords};
 use wbuild_dockerfile::lint::holds_secret;
-use wbuild_dockerfile::{PROXY_ARGS, Parsed, Settings, Source, parse};
-use wbuild_engine::{Engine, ExportOptions, IsolationMode, Options, Secrets, SolveOptions};
+use wbuild_dockerfile::{Dockerfile, PROXY_ARGS, Parsed, Settings, Source, parse};
+use wbuild_engine::{ContextPlace, Engine, ExportOptions, IsolationMode, Options, Secrets, SolveOptions};
 use wbuild_frontend::{DockerfileBuild, DockerfileInput, Lowered, lower_dockerfile};
-use wbuild_graph::{ImageRef, Origin};
+use wbuild_graph::{ImageRef, Op, Origin, Source as GraphSource};
 use wbuild_layer::Times;
 use wbuild_oci::{Digest, ImageConfig, Platform};
 use wbuild_report::{Diagnostic, Warning};
 
 use super::attest::{Attestor, BuildFacts, DOCKERFILE_BUILD, Requests};
 use super::outputs::{Bare, Delivery, Outputs, plain_export};
-use super::pinned::Pins;
+use super::pinned::Lock;
 use super::request::{any_platform, budget, build_args, jobs, labels, secrets, sharing};
 use super::result::Job;
 use super::timestamp::{Sources, created};
@@ -65,11 +65,12 @@ pub(crate) fn run(args: &BuildArgs, session: &Session) -> Result<(), Failure> {
     if let Some(name) = flags::turbo_cache(args)? {
         engine.serve_turbo(name).map_err(Failure::new)?;
     }
-    // Beside what is built; a context from elsewhere is built from here.
-    let here = Path::new(&args.dockerfile.context);
-    let pins = Pins::read(if here.is_dir() { here } else { Path::new(".") })?;
-    pins.apply(&mut engine, &args.pulling, session)?;
     let opened = source::open(&args.dockerfile, &contexts, &mut engine, session)?;
+    let lock = match &opened.place {
+        ContextPlace::Folder(folder) => Lock::read(folder)?,
+        _ => Lock::nowhere(&args.pulling)?,
+    };
+    lock.apply(&mut engine, &args.pulling, session)?;
     let Parsed { dockerfile, diagnostics } = read(&opened.source)?;
     let input = DockerfileInput {
         dockerfile: &dockerfile,
@@ -88,7 +89,11 @@ pub(crate) fn run(args: &BuildArgs, session: &Session) -> Result<(), Failure> {
         Called::Outline => return call::outline(&dockerfile, input.settings, args.call.json),
         Called::Targets => return call::targets(&dockerfile, &input.settings, args.call.json),
     }
-    let (build, images) = lower(&input, &engine).map_err(Failure::Diagnostics)?;
+    let (build, images) =
+        lower(&input, &engine).map_err(|diagnostics| match session.cancellation.is_cancelled() {
+            true => Failure::Interrupted,
+            false => Failure::Diagnostics(diagnostics),
+        })?;
     // A shared cache may have what a machine of that platform has built.
     if args.sharing.cache_from.is_empty() {
         failure::of_foreign(&build.foreign, &engine)?;
@@ -142,13 +147,14 @@ pub(crate) fn run(args: &BuildArgs, session: &Session) -> Result<(), Failure> {
         checkout: None,
         variable: &session.variable,
         cancellation: &session.cancellation,
+        sent_early: Arc::default(),
     };
     let job = Job {
         engine: &engine,
         definition,
         solve: &solve,
         delivery: &delivery,
-        pins,
+        lock,
         pulling: &args.pulling,
         shown: &args.progress,
         budget,
@@ -255,6 +261,24 @@ fn settings(args: &DockerfileArgs, platform: Platform, session: &Session) -> Res
     })
 }
 
+/// Opens the images that files are copied from, so that what is wrong with one is said at its line.
+fn open_sources(
+    dockerfile: &Dockerfile,
+    build: &DockerfileBuild,
+    engine: &Engine,
+) -> Result<(), Vec<Diagnostic>> {
+    let images = build.definition.graph.iter().filter_map(|(_, vertex)| match &vertex.op {
+        Op::Source(GraphSource::Image(image)) => Some(image),
+        _ => None,
+    });
+    let wrong = images.filter_map(|image| {
+        let error = engine.image_config(image).err()?;
+        Some(failure::of_image(dockerfile, image, &error))
+    });
+    let errors: Vec<Diagnostic> = wrong.collect();
+    if errors.is_empty() { Ok(()) } else { Err(errors) }
+}
+
 /// The configurations of the base images.
 type Images = Vec<(ImageRef, ImageConfig)>;
 
@@ -264,7 +288,10 @@ fn lower(input: &DockerfileInput<'_>, engine: &Engine) -> Result<(DockerfileBuil
     for _ in 0..MAX_ROUNDS {
         let input = DockerfileInput { images: &images, ..input.clone() };
         match lower_dockerfile(&input)? {
-            Lowered::Done(build) => return Ok((*build, images)),
+            Lowered::Done(build) => {
+                open_sources(input.dockerfile, &build, engine)?;
+                return Ok((*build, images));
+            }
             Lowered::Needs(wanted) => {
                 let mut errors = Vec::new();
                 let mut found = Vec::new();

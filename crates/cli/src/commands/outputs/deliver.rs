@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::path::Path;
+use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 use wbuild_engine::{BuiltImage, Engine, EngineError, ExportOptions, FilesOutput};
@@ -14,6 +15,7 @@ use wbuild_oci::Reference;
 use wbuild_solver::{Cancellation, Solution};
 use wbuild_tree::EntryPath;
 
+use super::early::SentEarly;
 use super::push::push;
 use super::{Form, ImageOutput, ImagePlace, Output, Outputs};
 use crate::args::OutputArgs;
@@ -45,6 +47,8 @@ pub(crate) struct Delivery<'a> {
     pub(crate) variable: &'a dyn Fn(&str) -> Option<String>,
     /// What ends a push.
     pub(crate) cancellation: &'a Cancellation,
+    /// Layers that were pushed while the target was solved.
+    pub(crate) sent_early: Arc<SentEarly>,
 }
 
 /// Why an output could not be written.
@@ -167,6 +171,10 @@ impl Delivery<'_> {
             }
             _ => built.export(names).map_err(EngineError::from)?,
         };
+        // A registry, and who has a store of its own, may have them.
+        if matches!(image.place, ImagePlace::Layout(..) | ImagePlace::Archive(..)) {
+            built.bring_base()?;
+        }
         let path = match &image.place {
             ImagePlace::Layout(folder, others) => {
                 self.ignore_own(folder)?;
@@ -247,7 +255,7 @@ impl Delivery<'_> {
     }
 
     /// How an image of this form is made.
-    fn options(&self, form: &Form) -> ExportOptions {
+    pub(super) fn options(&self, form: &Form) -> ExportOptions {
         let created = form.created.unwrap_or(self.export.created);
         let times = match self.export.recipe.times {
             Times::Keep if !form.rewrite_timestamps => Times::Keep,

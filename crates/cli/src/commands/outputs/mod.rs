@@ -3,6 +3,7 @@
 mod annotations;
 mod csv;
 mod deliver;
+mod early;
 mod places;
 mod push;
 mod spec;
@@ -19,6 +20,7 @@ use super::{Failure, Session};
 use crate::args::OutputArgs;
 
 pub(crate) use deliver::{Delivered, Delivery, DeliveryError, finish, plain_export};
+pub(crate) use early::EarlyPush;
 pub(crate) use places::check_file;
 
 /// What a bare path means.

@@ -2,14 +2,18 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
-use std::sync::Arc;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use wbuild_engine::{BuiltImage, EngineError, registry_client};
+use wbuild_engine::{
+    BuiltImage, EngineError, Transfer, TransferPart, insecure_registry_client, registry_client,
+};
 use wbuild_image::Export;
-use wbuild_oci::Reference;
-use wbuild_registry::{Blob, Content, RegistryClient, Repository, at_once};
+use wbuild_oci::{Descriptor, Reference};
+use wbuild_registry::{Blob, Content, Pushed, RegistryClient, Repository, at_once};
 use wbuild_remote::{Retry, Stop, Watch};
+use wbuild_report::Moving;
 
 use super::Push;
 use super::deliver::{Delivery, DeliveryError};
@@ -23,12 +27,14 @@ pub(super) fn push(
     export: &Export,
     how: Push,
 ) -> Result<String, DeliveryError> {
-    let client = registry_client(delivery.variable)?;
+    let client = client(delivery, how, &export.names)?;
     let stop = Stop::new();
     let stopping = stop.clone();
     let _subscription = delivery.cancellation.subscribe(move || stopping.stop());
     let retrying = |_: &Retry| {};
     let watch = Watch { stop: &stop, retrying: &retrying };
+    let familiar: Vec<String> = export.names.iter().map(Reference::familiar).collect();
+    let transfer = delivery.engine.begin_transfer(format!("push {}", familiar.join(", ")));
     let parts = export.pushed().map_err(|error| EngineError::Layout(error.into()))?;
     let source = Arc::new(built.source());
     let documents =
@@ -39,12 +45,8 @@ pub(super) fn push(
             return Blob::bytes(&layer.media_type, bytes.to_vec());
         }
         let (source, digest) = (Arc::clone(&source), layer.digest);
-        let open = move |offset| {
-            let mut file = File::open(source.path(&digest)?)?;
-            file.seek(SeekFrom::Start(offset))?;
-            Ok(Box::new(file) as Box<dyn Read + Send>)
-        };
-        Blob::new(layer.clone(), open).also_in(built.base_repository().cloned())
+        let blob = followed_blob(layer, &transfer, move || source.path(&digest));
+        blob.also_in(built.base_repository().cloned())
     });
     let content = Content {
         root: parts.root.clone(),
@@ -59,8 +61,22 @@ pub(super) fn push(
             export.names.iter().map(of).collect()
         }
     };
-    let report = client.push(&names, &content, &watch).map_err(EngineError::from)?;
-    push_referrers(&client, &names, export, &watch)?;
+    let pushed = client.push(&names, &content, &watch).map_err(EngineError::from);
+    let pushed = pushed.and_then(|report| {
+        push_referrers(&client, &names, export, &watch)?;
+        Ok(report)
+    });
+    let mut report = pushed.inspect_err(|_| transfer.fail())?;
+    let repositories: BTreeSet<Repository> = names.iter().map(Repository::of).collect();
+    for (repository, layer) in
+        repositories.iter().flat_map(|to| parts.layers.iter().map(move |layer| (to, layer)))
+    {
+        if let Some(bytes) = delivery.sent_early.bytes(repository, &layer.digest) {
+            report.present = report.present.saturating_sub(1);
+            report.sent += 1;
+            report.sent_bytes += bytes;
+        }
+    }
     let shown: Vec<String> = names.iter().map(Reference::familiar).collect();
     let what = if report.tagged == 0 { "unchanged" } else { "pushed" };
     let (shown, sent, all) = (shown.join(", "), size(report.sent_bytes), size(built.size()));
@@ -68,6 +84,59 @@ pub(super) fn push(
         "{what} {shown} (sent {sent} of {all}; {} blobs there, {} lent)",
         report.present, report.mounted
     ))
+}
+
+/// The client for a push.
+pub(super) fn client(
+    delivery: &Delivery<'_>,
+    how: Push,
+    names: &[Reference],
+) -> Result<RegistryClient, EngineError> {
+    match how.insecure {
+        true => insecure_registry_client(delivery.variable, names),
+        false => registry_client(delivery.variable),
+    }
+}
+
+/// The blob of a layer whose file is where `path` says, as a part of a transfer.
+pub(super) fn followed_blob(
+    layer: &Descriptor,
+    transfer: &Arc<Transfer>,
+    path: impl Fn() -> io::Result<PathBuf> + Send + Sync + 'static,
+) -> Blob {
+    let part = Arc::new(Mutex::new(transfer.part(layer.digest.to_string(), layer.size)));
+    let told = Arc::clone(&part);
+    let open = move |offset| {
+        let mut file = File::open(path()?)?;
+        file.seek(SeekFrom::Start(offset))?;
+        locked(&part).again_from(offset);
+        Ok(Box::new(Counted { file, part: Arc::clone(&part) }) as Box<dyn Read + Send>)
+    };
+    Blob::new(layer.clone(), open).told_to(move |pushed| {
+        locked(&told).end(match pushed {
+            Pushed::Present => Moving::Present,
+            Pushed::Mounted => Moving::Lent,
+            Pushed::Sent => Moving::Done,
+        });
+    })
+}
+
+/// A layer that is read while somebody follows.
+struct Counted {
+    file: File,
+    part: Arc<Mutex<TransferPart>>,
+}
+
+impl Read for Counted {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read(buffer)?;
+        locked(&self.part).moved(read as u64);
+        Ok(read)
+    }
+}
+
+fn locked(part: &Mutex<TransferPart>) -> MutexGuard<'_, TransferPart> {
+    part.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What is said about the image follows it.

@@ -118,6 +118,9 @@ impl Transfer {
             let source = Source::open(&self.engine, &errand.from)?;
             let parts = source.parts(&self.client, &errand.wanted, watch)?;
             self.bring(&source, &parts, errand, watch)?;
+            if errand.to.is_empty() {
+                self.keep(&source, &parts, &errand.wanted)?;
+            }
             Ok(parts.root.descriptor.digest)
         });
         match done {
@@ -155,12 +158,6 @@ impl Transfer {
                 self.fetch(source, &found.layers, watch)?;
             }
         }
-        if to.is_empty() {
-            let documents = parts.manifests.iter().chain(&parts.configs).chain([&parts.root]);
-            for document in documents {
-                self.engine.store().put_bytes(&document.bytes).map_err(Failure::new)?;
-            }
-        }
         let files = Files { source, engine: &self.engine };
         let export = |tag: Option<&str>| -> Result<Export, Failure> {
             let export = Export::parts(parts, source.names(tag, wanted)?);
@@ -187,6 +184,18 @@ impl Transfer {
         }
         self.said_referrers(&referrers);
         Ok(())
+    }
+
+    /// Keeps an image whose layers are in the store, so that builds find it there.
+    fn keep(&self, source: &Source, parts: &ImageParts, wanted: &Wanted) -> Result<(), Failure> {
+        let store = self.engine.store();
+        let mut blobs: Vec<Digest> = parts.layers.iter().map(|layer| layer.digest).collect();
+        for document in parts.manifests.iter().chain(&parts.configs).chain([&parts.root]) {
+            blobs.push(store.put_bytes(&document.bytes).map_err(Failure::new)?);
+        }
+        let Some((name, root)) = source.looked_up() else { return Ok(()) };
+        blobs.push(store.put_bytes(&root.bytes).map_err(Failure::new)?);
+        Ok(self.engine.remember_image(name, &root.descriptor, &wanted.to_string(), blobs.into_iter())?)
     }
 
     fn wrote(&self, place: &str, parts: &ImageParts) {

@@ -1,3 +1,5 @@
+use std::cell::OnceCell;
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
@@ -6,7 +8,7 @@ use wbuild_image::{
     ImageParts, LayoutError, OciLayout, collect_image, find_image, read_document, unpack_archive,
 };
 use wbuild_oci::{Descriptor, Digest, Document, Platform, Reference};
-use wbuild_registry::{RegistryClient, RegistryError, Repository};
+use wbuild_registry::{FetchedManifest, RegistryClient, RegistryError, Repository};
 use wbuild_remote::Watch;
 
 use super::place::{Place, select};
@@ -21,9 +23,22 @@ pub(super) enum Wanted {
     Platform(Platform),
 }
 
+impl fmt::Display for Wanted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Everything => f.write_str("all"),
+            Self::Platform(platform) => platform.fmt(f),
+        }
+    }
+}
+
 /// Where an image comes from.
 pub(super) enum Source {
-    Registry(Reference),
+    Registry {
+        name: Reference,
+        /// What the name stands for, once it was looked up.
+        root: OnceCell<Box<FetchedManifest>>,
+    },
     Layout {
         layout: OciLayout,
         tag: Option<String>,
@@ -35,7 +50,7 @@ pub(super) enum Source {
 impl Source {
     pub(super) fn open(engine: &Engine, place: &Place) -> Result<Self, Failure> {
         match place {
-            Place::Registry(name) => Ok(Self::Registry(name.clone())),
+            Place::Registry(name) => Ok(Self::Registry { name: name.clone(), root: OnceCell::new() }),
             Place::Layout { folder, tag } => {
                 let layout = OciLayout::open(folder).map_err(Failure::new)?;
                 Ok(Self::Layout { layout, tag: tag.clone(), _unpacked: None })
@@ -52,7 +67,15 @@ impl Source {
     /// The repository, if it is in a registry.
     pub(super) fn repository(&self) -> Option<Repository> {
         match self {
-            Self::Registry(name) => Some(Repository::of(name)),
+            Self::Registry { name, .. } => Some(Repository::of(name)),
+            Self::Layout { .. } => None,
+        }
+    }
+
+    /// The name of an image in a registry, and what it stands for.
+    pub(super) fn looked_up(&self) -> Option<(&Reference, &FetchedManifest)> {
+        match self {
+            Self::Registry { name, root } => Some((name, root.get()?)),
             Self::Layout { .. } => None,
         }
     }
@@ -60,7 +83,7 @@ impl Source {
     /// Where a blob is, if it is in a layout.
     pub(super) fn blob_path(&self, digest: &Digest) -> Option<PathBuf> {
         match self {
-            Self::Registry(_) => None,
+            Self::Registry { .. } => None,
             Self::Layout { layout, .. } => Some(layout.blob_path(digest)),
         }
     }
@@ -83,9 +106,10 @@ impl Source {
         watch: &Watch<'_>,
     ) -> Result<ImageParts, Failure> {
         match self {
-            Self::Registry(name) => {
+            Self::Registry { name, root: found } => {
                 let documents = client.documents(Repository::of(name), watch);
-                let root = client.manifest(name, watch)?.descriptor;
+                let manifest = client.manifest(name, watch)?;
+                let root = found.get_or_init(|| Box::new(manifest)).descriptor.clone();
                 let root = match wanted {
                     Wanted::Everything => root,
                     Wanted::Platform(platform) => find_image(root, platform, &documents)?.descriptor,
@@ -118,7 +142,7 @@ impl Source {
     ) -> Result<Vec<(Descriptor, ImageParts)>, Failure> {
         let layout = match self {
             Self::Layout { layout, .. } => layout,
-            Self::Registry(name) => {
+            Self::Registry { name, .. } => {
                 let repository = Repository::of(name);
                 let documents = client.documents(repository.clone(), watch);
                 let collect = |listed: Descriptor| Ok((collect_image(&listed, &documents)?, listed));
@@ -145,7 +169,7 @@ impl Source {
     /// What the image is called in a layout: as `tag` says, else as where it comes from.
     pub(super) fn names(&self, tag: Option<&str>, wanted: &Wanted) -> Result<Vec<Reference>, Failure> {
         let own = match self {
-            Self::Registry(name) => vec![Reference { digest: None, ..name.clone() }],
+            Self::Registry { name, .. } => vec![Reference { digest: None, ..name.clone() }],
             Self::Layout { layout, tag, .. } => {
                 let platform = match wanted {
                     Wanted::Everything => &Platform::host(),

@@ -257,3 +257,26 @@ fn without_colour_nothing_but_the_redraw_is_a_sequence() {
         assert!(matches!(&sequence[end..=end], "A" | "J"), "{sequence:?}");
     }
 }
+
+#[test]
+fn a_transfer_says_how_far_it_is() {
+    let mut stage = Stage::new(72, 14);
+    stage.play.declare(0, "[base] FROM node:22").start(0).pull(7, "pull node:22");
+    insta::assert_snapshot!(stage.look(), @r"
+        [+] 0/1 0:06
+         => [base] FROM node:22                                            6.5s
+         => pull node:22                                                   6.5s
+            | sha256:aa 2.0 MB / 2.0 MB done
+            | sha256:bb 1.0 MB already there
+            | sha256:cc 30.0 MB / 60.0 MB
+            | 34.0 MB / 63.0 MB
+        (cursor 7:0)
+        ");
+    stage.play.end(7, Outcome::Done, 6500).wait(100);
+    insta::assert_snapshot!(stage.look(), @r"
+        done pull node:22 in 6.5 s
+        [+] 0/1 0:06
+         => [base] FROM node:22                                            6.6s
+        (cursor 3:0)
+        ");
+}

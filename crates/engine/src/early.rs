@@ -1,0 +1,144 @@
+//! Layers that are final while later steps still run: written then, and handed to whoever wants them early.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use wbuild_frontend::{RowDelta, Target};
+use wbuild_graph::{Graph, Op, Snapshot};
+use wbuild_image::LayerRef;
+use wbuild_report::VertexId;
+
+use crate::error::EngineError;
+use crate::export::ExportOptions;
+use crate::worker::Engine;
+
+/// Who is told of results that a target's are stacked on.
+#[derive(Debug, Default)]
+pub(crate) struct Early(Mutex<Option<Listener>>);
+
+#[derive(Debug)]
+struct Listener {
+    /// The vertices whose results the target's begins with.
+    below: BTreeSet<VertexId>,
+    results: Sender<Snapshot>,
+}
+
+impl Early {
+    fn set(&self, listener: Option<Listener>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = listener;
+    }
+
+    /// A vertex ran.
+    pub(crate) fn ran(&self, id: VertexId, snapshot: &Snapshot) {
+        let listener = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(Listener { results, .. }) = listener.as_ref().filter(|known| known.below.contains(&id)) {
+            // Whoever does not listen any more misses nothing.
+            let _ = results.send(snapshot.clone());
+        }
+    }
+}
+
+/// The layers of a target that are written while it is solved.
+#[derive(Debug)]
+pub struct EarlyLayers {
+    engine: Arc<Engine>,
+    over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl EarlyLayers {
+    /// Waits for the layer that is being written; no other one begins.
+    pub fn finish(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        self.engine.early.set(None);
+        if let Some(thread) = self.thread.take() {
+            // It cannot have more to say than the export, which does the same again.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for EarlyLayers {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl Engine {
+    /// From now on, whenever a step of a target has run, the layers up to it are written as an export with these options will,
+    /// and given to `take`, the lowest first. What goes wrong, goes wrong again when the image is exported, and is said then.
+    pub fn write_layers_early(
+        self: &Arc<Self>,
+        graph: &Graph,
+        target: &Target,
+        options: &ExportOptions,
+        mut take: impl FnMut(LayerRef) + Send + 'static,
+    ) -> EarlyLayers {
+        let (results, coming) = channel();
+        self.early.set(Some(Listener { below: below(graph, target.vertex), results }));
+        let over = Arc::new(AtomicBool::new(false));
+        let (engine, stop) = (Arc::clone(self), Arc::clone(&over));
+        let (target, options) = (target.clone(), options.clone());
+        let thread = std::thread::spawn(move || {
+            drop(engine.early_layers(&target, &options, &coming, &stop, &mut take));
+        });
+        EarlyLayers { engine: Arc::clone(self), over, thread: Some(thread) }
+    }
+
+    fn early_layers(
+        &self,
+        target: &Target,
+        options: &ExportOptions,
+        coming: &Receiver<Snapshot>,
+        over: &AtomicBool,
+        take: &mut dyn FnMut(LayerRef),
+    ) -> Result<(), EngineError> {
+        let mut rows = target.history.iter().filter(|row| row.delta != RowDelta::None);
+        let mut stack = Snapshot::default();
+        for snapshot in coming {
+            if stack.deltas.is_empty() {
+                let base = target.base_image.as_ref().map(|base| self.open_image(base)).transpose()?;
+                let layers = base.map_or(0, |base| base.image.layers.len());
+                stack.deltas.extend(snapshot.deltas.iter().take(layers));
+            }
+            // A step that was run once more may have another result: then it is for the export to say what the image is.
+            let Some(new) = snapshot.deltas.strip_prefix(&stack.deltas[..]) else { continue };
+            for delta in new {
+                if over.load(Ordering::Relaxed) {
+                    return Ok(());
+                }
+                let Some(row) = rows.next() else { return Ok(()) };
+                let keep_empty = row.delta == RowDelta::Always;
+                let layer = self.layer_of(delta, &stack, &row.created_by, keep_empty, &options.recipe)?;
+                if let Some(layer) = layer {
+                    take(layer);
+                }
+                stack.deltas.push(*delta);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The vertices whose results are the lower part of a vertex' own.
+fn below(graph: &Graph, top: VertexId) -> BTreeSet<VertexId> {
+    let mut found = BTreeSet::new();
+    let mut next = Some(top);
+    while let Some(id) = next.filter(|id| found.insert(*id)) {
+        let vertex = graph.vertex(id);
+        next = match &vertex.op {
+            Op::Exec(_) | Op::File(_) | Op::AddUser(_) | Op::Merge | Op::Assert(_) => {
+                vertex.inputs.first().copied()
+            }
+            Op::Source(_) | Op::Diff | Op::Select(_) | Op::Partition(_) => None,
+        };
+    }
+    found
+}
