@@ -518,8 +518,8 @@ fn what_moves_is_shown() {
     let said = ok(context.run(&json));
     for layer in layers {
         let done = said.stderr.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-        let done = done.filter(|event| event["event"] == "moved" && event["part"] == layer.as_str());
-        assert!(done.last().is_some_and(|event| event["state"] == "done"), "{said}");
+        let mut done = done.filter(|event| event["event"] == "moved" && event["part"] == layer.as_str());
+        assert!(done.next_back().is_some_and(|event| event["state"] == "done"), "{said}");
     }
 }
 
