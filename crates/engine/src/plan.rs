@@ -1,13 +1,15 @@
 //! From a folder to something that can be lowered: the workspace around it, its context, its spec, its project.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use wbuild_context::{Exclusion, IgnoreRules, ListOptions, Policy};
+use wbuild_context::{Exclusion, IgnoreRules, LeftOutReason, ListOptions, Policy};
 use wbuild_frontend::{InferFacts, Project, ProjectSource, SPEC_FILE, Spec};
 use wbuild_oci::Platform;
 use wbuild_report::SourceFile;
+use wbuild_tree::EntryPath;
 use wbuild_workspace::{
-    EntryKind, Files, Outputs, RelPath, TaskDefinition, TaskId, TurboConfigs, Workspace, WorkspaceError,
+    EntryKind, EnvFiles, Files, NextFacts, Outputs, RelPath, TurboConfigs, Workspace, WorkspaceError,
 };
 
 use crate::contexts::LocalContext;
@@ -71,14 +73,25 @@ impl Engine {
         let workspace = Workspace::read(&context)?;
         // What tasks write must not be taken for sources (decision 5). Which paths these are is known only now; most
         // checkouts have none of them.
-        let outputs = declared_outputs(&context, &workspace)?;
+        let configs = TurboConfigs::read(&context, &workspace)?;
+        let outputs = declared_outputs(&context, &workspace, &configs)?;
         let built = context.listing().entries().any(|entry| {
             let path =
                 std::str::from_utf8(entry.path().as_bytes()).ok().and_then(|text| RelPath::new(text).ok());
             path.is_some_and(|path| outputs.iter().any(|(_, outputs)| outputs.matches(&path)))
         });
-        if built {
+        // Which of its `.env*` files are sources is known only now, too.
+        let environment =
+            context.left_out().iter().any(|left_out| left_out.reason == LeftOutReason::Environment);
+        if built || environment {
             let mut options = options()?;
+            if environment {
+                let sources = EnvFiles::read(&context, &workspace, &configs)?;
+                options = options.declared(move |path: &[u8], _| {
+                    let path = std::str::from_utf8(path).ok().and_then(|text| RelPath::new(text).ok());
+                    path.is_some_and(|path| sources.contains(&path))
+                });
+            }
             for (task, outputs) in outputs {
                 options = options.excluding(Exclusion::new(task, move |path: &[u8], _| {
                     let path = std::str::from_utf8(path).ok().and_then(|text| RelPath::new(text).ok());
@@ -91,32 +104,27 @@ impl Engine {
     }
 }
 
-/// The outputs that any task of any package declares, by task.
+/// The outputs that any task of any package declares, by task, and what Next writes without being asked.
 fn declared_outputs(
     files: &dyn Files,
     workspace: &Workspace,
+    configs: &TurboConfigs,
 ) -> Result<Vec<(String, Outputs)>, WorkspaceError> {
-    let configs = TurboConfigs::read(files, workspace)?;
-    let mut names: Vec<&str> = Vec::new();
-    for config in configs.by_dir.values() {
-        names.extend(
-            config.tasks.keys().map(|task| task.rsplit_once('#').map_or(task.as_str(), |(_, task)| task)),
-        );
-    }
-    names.sort_unstable();
-    names.dedup();
     let mut found = Vec::new();
-    for dir in workspace.packages.keys() {
-        for name in &names {
-            let package = if dir.is_root() { "//" } else { workspace.label(dir) };
-            let id = TaskId { dir: dir.clone(), package: package.to_owned(), task: (*name).to_owned() };
-            let Some(definition) = TaskDefinition::of(&configs, workspace, &id) else { continue };
+    for (dir, package) in &workspace.packages {
+        let name = if dir.is_root() { "//" } else { package.label() };
+        for task in configs.task_names() {
+            let Some(definition) = configs.definition(workspace, dir, task) else { continue };
             // What is wrong with a pattern is said where the task is planned.
             let outputs = Outputs::new(dir, &definition.outputs, &mut Vec::new());
-            // The root takes part in a general task only with a definition of its own.
-            let of_root = dir.is_root() && !configs.root().tasks.contains_key(&id.to_string());
-            if !outputs.is_empty() && !of_root {
-                found.push((id.to_string(), outputs));
+            if !outputs.is_empty() {
+                found.push((format!("{name}#{task}"), outputs));
+            }
+        }
+        if workspace.is_next_app(package) {
+            let dist = NextFacts::read(files, workspace, package)?.dist;
+            if let Ok(dist) = dir.join(dist.as_str()) {
+                found.push((format!("next build of {}", package.label()), Outputs::below(&dist)));
             }
         }
     }
@@ -163,8 +171,8 @@ impl OpenWorkspace {
     /// # Errors
     /// Everything that is wrong with the workspace for this application, at once.
     pub fn project(&self, spec: &Spec, platform: &Platform) -> Result<Project, EngineError> {
-        let mut listing = Vec::new();
-        list_files(&self.context, &RelPath::root(), &mut listing)?;
+        let (mut listing, mut links) = (Vec::new(), Vec::new());
+        list_files(&self.context, &RelPath::root(), &mut listing, &mut links)?;
         // A file with credentials is no source: its other lines reach the install, and the credentials only its process.
         listing.retain(|path| {
             let npmrc = path.name() == Some(".npmrc");
@@ -175,6 +183,7 @@ impl OpenWorkspace {
         Ok(Project::read(&ProjectSource {
             files: &self.context,
             listing: &listing,
+            links: &self.targets(links),
             workspace: &self.workspace,
             spec,
             platform,
@@ -183,17 +192,34 @@ impl OpenWorkspace {
     }
 }
 
+impl OpenWorkspace {
+    /// The symbolic links that lead to something inside the root, by the path that is written in them.
+    fn targets(&self, links: Vec<RelPath>) -> BTreeMap<RelPath, RelPath> {
+        let target = |path: &RelPath| {
+            let entry = self.context.listing().get(&EntryPath::parse(path.as_str()).ok()?)?;
+            let target = std::str::from_utf8(entry.target()?).ok()?;
+            path.parent()?.join(target).ok()
+        };
+        links.into_iter().filter_map(|path| Some((path.clone(), target(&path)?))).collect()
+    }
+}
+
 fn list_files(
     files: &dyn Files,
     directory: &RelPath,
     found: &mut Vec<RelPath>,
+    links: &mut Vec<RelPath>,
 ) -> Result<(), WorkspaceError> {
     for entry in files.list(directory)? {
         // Names with odd characters can be in a layer, but no pattern of a workspace means them.
         let Ok(path) = directory.join(&entry.name) else { continue };
         match entry.kind {
-            EntryKind::Directory => list_files(files, &path, found)?,
-            EntryKind::File | EntryKind::Link => found.push(path),
+            EntryKind::Directory => list_files(files, &path, found, links)?,
+            EntryKind::File => found.push(path),
+            EntryKind::Link => {
+                links.push(path.clone());
+                found.push(path);
+            }
         }
     }
     Ok(())

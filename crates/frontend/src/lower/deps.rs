@@ -136,7 +136,7 @@ impl Lowering<'_> {
 
     fn pnpm_store(&self) -> Mount {
         let platform = self.input.platform;
-        let version = match self.input.project.pnpm_major() {
+        let version = match self.input.project.pnpm_major {
             ..=9 => 3,
             10 => 10,
             _ => 11,
