@@ -123,8 +123,11 @@ fn declared_outputs(
         }
         if workspace.is_next_app(package) {
             let dist = NextFacts::read(files, workspace, package)?.dist;
-            if let Ok(dist) = dir.join(dist.as_str()) {
-                found.push((format!("next build of {}", package.label()), Outputs::below(&dist)));
+            // The second refers to the first, in a way that `next dev` and `next build` do not agree about.
+            for written in [dist.as_str(), "next-env.d.ts"] {
+                if let Ok(path) = dir.join(written) {
+                    found.push((format!("next build of {}", package.label()), Outputs::below(&path)));
+                }
             }
         }
     }

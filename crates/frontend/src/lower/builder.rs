@@ -212,6 +212,8 @@ impl Lowering<'_> {
             push_once(&mut include, format!("{dist}/**"));
             push_once(&mut exclude, format!("{dist}/cache/**"));
             expected.push(format!("{dist}/cache/**"));
+            // Next adds to it what it misses.
+            expected.push(format!("{}/tsconfig.json", glob(&in_root(&self.input.project.app.dir))));
             if self.spec().normalise.next_trace {
                 for name in NEXT_TRACES {
                     push_once(&mut exclude, format!("{dist}/{name}"));

@@ -2,6 +2,7 @@
 
 mod hooks;
 mod manifest;
+mod pnpmfile;
 mod stubs;
 mod workspace_file;
 
@@ -234,7 +235,7 @@ impl Planner<'_> {
             pnpmfiles.push(root(".pnpmfile.mjs"));
         }
         for path in pnpmfiles {
-            if self.files.read(&path)?.is_some() {
+            for path in pnpmfile::with_modules(self.files, &path)? {
                 self.plan(path.clone(), Content::Copy, false);
                 self.field(format!("pnpmfile/{path}"), KeyValue::File(path));
             }
