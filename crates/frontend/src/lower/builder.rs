@@ -36,7 +36,7 @@ const SCRATCH: [&str; 7] = [
 ];
 
 /// What stays out even where everything is an output.
-const CACHES: [&str; 2] = ["app/**/.turbo/**", "app/**/node_modules/.cache/**"];
+pub(super) const CACHES: [&str; 2] = ["app/**/.turbo/**", "app/**/node_modules/.cache/**"];
 
 /// The built workspace.
 #[derive(Debug)]

@@ -263,6 +263,8 @@ impl<'a> Reader<'a> {
         let own = !dir.is_root() || self.closure.app.is_root();
         let package = |path: &RelPath| match dir.is_root() {
             false => path.is_within(dir),
+            // Nothing reads the texts at the root.
+            true if path.as_str().ends_with(".md") && !path.as_str().contains('/') => false,
             true => {
                 !self.source.workspace.packages.keys().any(|other| !other.is_root() && path.is_within(other))
             }
