@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use wbuild_context::{Exclusion, IgnoreRules, LeftOutReason, ListOptions, Policy};
 use wbuild_frontend::{InferFacts, Project, ProjectSource, SPEC_FILE, Spec};
@@ -9,7 +10,8 @@ use wbuild_oci::Platform;
 use wbuild_report::SourceFile;
 use wbuild_tree::EntryPath;
 use wbuild_workspace::{
-    EntryKind, EnvFiles, Files, NextFacts, Outputs, RelPath, TurboConfigs, Workspace, WorkspaceError,
+    EntryKind, EnvFiles, Files, GitIgnores, NextFacts, Outputs, RelPath, TurboConfigs, Workspace,
+    WorkspaceError,
 };
 
 use crate::contexts::LocalContext;
@@ -19,6 +21,12 @@ use crate::worker::Engine;
 
 /// The file that makes a folder the root of a workspace.
 const WORKSPACE_FILE: &str = "pnpm-workspace.yaml";
+
+/// What package managers write beside the manifest.
+const LOCKFILES: [&str; 5] = ["pnpm-lock.yaml", "package-lock.json", "yarn.lock", "bun.lock", "bun.lockb"];
+
+/// The file that says what is not committed.
+const GITIGNORE: &str = ".gitignore";
 
 /// Specs are written by hand.
 const MAX_SPEC_BYTES: u64 = 1 << 20;
@@ -57,7 +65,13 @@ pub fn find_workspace(start: &Path) -> Result<PathBuf, EngineError> {
     let start = std::path::absolute(start).map_err(io_error("find", start))?;
     match start.ancestors().find(|folder| folder.join(WORKSPACE_FILE).is_file()) {
         Some(root) => Ok(root.to_owned()),
-        None => Err(EngineError::NoWorkspace { start }),
+        None => {
+            let lockfile = |folder: &Path| {
+                LOCKFILES.map(|name| folder.join(name)).into_iter().find(|path| path.is_file())
+            };
+            let lockfile = start.ancestors().find_map(lockfile);
+            Err(EngineError::NoWorkspace { start, lockfile })
+        }
     }
 }
 
@@ -76,10 +90,14 @@ impl Engine {
         let configs = TurboConfigs::read(&context, &workspace)?;
         let outputs = declared_outputs(&context, &workspace, &configs)?;
         let built = context.listing().entries().any(|entry| {
-            let path =
-                std::str::from_utf8(entry.path().as_bytes()).ok().and_then(|text| RelPath::new(text).ok());
-            path.is_some_and(|path| outputs.iter().any(|(_, outputs)| outputs.matches(&path)))
+            relative(entry.path().as_bytes())
+                .is_some_and(|path| outputs.iter().any(|one| one.outputs.matches(&path)))
         });
+        // What is committed is a source, whatever a pattern for all packages says: `lib/**` is an output of one and the
+        // source of another. Without a .gitignore, nothing is known of what is committed.
+        let known =
+            built && context.listing().get(&EntryPath::parse(GITIGNORE).unwrap_or_default()).is_some();
+        let ignores = if known { Some(Arc::new(GitIgnores::scan(&context)?)) } else { None };
         // Which of its `.env*` files are sources is known only now, too.
         let environment =
             context.left_out().iter().any(|left_out| left_out.reason == LeftOutReason::Environment);
@@ -88,14 +106,15 @@ impl Engine {
             if environment {
                 let sources = EnvFiles::read(&context, &workspace, &configs)?;
                 options = options.declared(move |path: &[u8], _| {
-                    let path = std::str::from_utf8(path).ok().and_then(|text| RelPath::new(text).ok());
-                    path.is_some_and(|path| sources.contains(&path))
+                    relative(path).is_some_and(|path| sources.contains(&path))
                 });
             }
-            for (task, outputs) in outputs {
-                options = options.excluding(Exclusion::new(task, move |path: &[u8], _| {
-                    let path = std::str::from_utf8(path).ok().and_then(|text| RelPath::new(text).ok());
-                    path.is_some_and(|path| outputs.matches(&path))
+            for Declared { task, outputs, always } in outputs {
+                let ignores = ignores.clone().filter(|_| !always);
+                options = options.excluding(Exclusion::new(task, move |path: &[u8], directory| {
+                    let committed =
+                        |path: &RelPath| ignores.as_ref().is_some_and(|i| !i.leaves_out(path, directory));
+                    relative(path).is_some_and(|path| outputs.matches(&path) && !committed(&path))
                 }));
             }
             context = self.list_context(root, options)?;
@@ -104,12 +123,26 @@ impl Engine {
     }
 }
 
+/// A path of the listing as plans have it.
+fn relative(path: &[u8]) -> Option<RelPath> {
+    RelPath::new(std::str::from_utf8(path).ok()?).ok()
+}
+
+/// What is written in a build.
+struct Declared {
+    /// By whom.
+    task: String,
+    outputs: Outputs,
+    /// Whether it is no source even where git knows it.
+    always: bool,
+}
+
 /// The outputs that any task of any package declares, by task, and what Next writes without being asked.
 fn declared_outputs(
     files: &dyn Files,
     workspace: &Workspace,
     configs: &TurboConfigs,
-) -> Result<Vec<(String, Outputs)>, WorkspaceError> {
+) -> Result<Vec<Declared>, WorkspaceError> {
     let mut found = Vec::new();
     for (dir, package) in &workspace.packages {
         let name = if dir.is_root() { "//" } else { package.label() };
@@ -117,8 +150,10 @@ fn declared_outputs(
             let Some(definition) = configs.definition(workspace, dir, task) else { continue };
             // What is wrong with a pattern is said where the task is planned.
             let outputs = Outputs::new(dir, &definition.outputs, &mut Vec::new());
-            if !outputs.is_empty() {
-                found.push((format!("{name}#{task}"), outputs));
+            // A pattern that takes the whole package says nothing about what is no source.
+            let whole = outputs.matches(&package.dir.join("package.json").unwrap_or_default());
+            if !outputs.is_empty() && !whole {
+                found.push(Declared { task: format!("{name}#{task}"), outputs, always: false });
             }
         }
         if workspace.is_next_app(package) {
@@ -126,7 +161,8 @@ fn declared_outputs(
             // The second refers to the first, in a way that `next dev` and `next build` do not agree about.
             for written in [dist.as_str(), "next-env.d.ts"] {
                 if let Ok(path) = dir.join(written) {
-                    found.push((format!("next build of {}", package.label()), Outputs::below(&path)));
+                    let task = format!("next build of {}", package.label());
+                    found.push(Declared { task, outputs: Outputs::below(&path), always: true });
                 }
             }
         }

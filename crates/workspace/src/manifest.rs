@@ -262,6 +262,13 @@ impl Manifest {
         out
     }
 
+    /// Whether it depends on `next` outside of peers.
+    pub fn depends_on_next(&self) -> bool {
+        let next =
+            |dependency: &Dependency| dependency.name == "next" && dependency.kind != DependencyKind::Peer;
+        self.dependencies.iter().any(next)
+    }
+
     /// Whether the script `script`, or one that it runs by name, has the word `program`.
     pub fn runs(&self, script: &str, program: &str) -> bool {
         let mut pending = vec![script];

@@ -483,5 +483,5 @@ fn dependency_kind(key: &str) -> Option<DependencyKind> {
 pub(crate) fn missing() -> Diagnostic {
     let file = SourceFile::new(LOCKFILE, "");
     Diagnostic::error(&file, "the workspace has no pnpm-lock.yaml at its root")
-        .hint("write it with `pnpm install --lockfile-only` and commit it")
+        .hint("write it with `pnpm install --lockfile-only` and commit it, and check that .dockerignore does not leave it out")
 }

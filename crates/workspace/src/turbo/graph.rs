@@ -6,7 +6,7 @@ use super::inputs::globs;
 use super::{EnvNames, Inputs, Outputs, ROOT_NAME, TaskDefinition, TaskId, TurboConfigs};
 use crate::document::Located;
 use crate::error::without_errors;
-use crate::{DependencyKind, GlobSet, Manifest, RelPath, Workspace, WorkspaceError, order};
+use crate::{GlobSet, Manifest, RelPath, Workspace, WorkspaceError, order};
 
 /// The tasks that a task of an application needs, each after those it depends on.
 #[derive(Clone, Debug)]
@@ -310,7 +310,7 @@ impl Builder<'_> {
         }
         let mut env = EnvNames::new(&definition.env);
         // turbo infers the framework and counts its public variables.
-        if package.is_some_and(depends_on_next) {
+        if package.is_some_and(Manifest::depends_on_next) {
             env.add("NEXT_PUBLIC_*");
         }
         Task {
@@ -368,13 +368,6 @@ impl Builder<'_> {
 fn runs_turbo(command: &str) -> bool {
     let words = command.split(|c: char| c.is_whitespace() || ";&|()".contains(c));
     words.filter(|word| !word.is_empty()).any(|word| word == "turbo" || word.ends_with("/turbo"))
-}
-
-fn depends_on_next(package: &Manifest) -> bool {
-    package
-        .dependencies
-        .iter()
-        .any(|dependency| dependency.name == "next" && dependency.kind != DependencyKind::Peer)
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use crate::lockfile::{LOCKFILE, lockfile_major, missing_lockfile};
 use crate::manifest::MANIFEST;
 use crate::settings::{self, WORKSPACE_FILE};
 use crate::source::{MAX_CONFIG, MAX_LOCKFILE, read_source};
-use crate::{DependencyKind, Files, Lockfile, Manifest, Npmrc, Reference, RelPath, Settings, WorkspaceError};
+use crate::{Files, Lockfile, Manifest, Npmrc, Reference, RelPath, Settings, WorkspaceError};
 
 pub use app::AppError;
 
@@ -42,7 +42,7 @@ impl Workspace {
             None => {
                 let file = SourceFile::new(MANIFEST, "");
                 return Err(Diagnostic::error(&file, "there is no package.json at the workspace root")
-                    .hint("run wbuild at the root of the repository, or name it with `--context`")
+                    .hint("run wbuild at the root of the repository, or name it with `--directory`, and check that .dockerignore does not leave it out")
                     .into());
             }
         };
@@ -161,11 +161,7 @@ impl Workspace {
     /// Whether a package is a Next.js application: it depends on `next` outside of peers and builds with it, in its
     /// script `build` or one that this runs.
     pub fn is_next_app(&self, package: &Manifest) -> bool {
-        let depends = package
-            .dependencies
-            .iter()
-            .any(|dependency| dependency.name == "next" && dependency.kind != DependencyKind::Peer);
-        depends && package.runs("build", "next")
+        package.depends_on_next() && package.runs("build", "next")
     }
 
     /// The version of turbo that the root depends on, as the lockfile has it.
@@ -307,19 +303,19 @@ mod tests {
         Error: pnpm-workspace.yaml: there is no pnpm-workspace.yaml at the workspace root: pnpm would install the root package only
           hint: create it with `packages:` and the globs of the packages, and check that .dockerignore does not leave it out
         Error: pnpm-lock.yaml: the workspace has no pnpm-lock.yaml at its root
-          hint: write it with `pnpm install --lockfile-only` and commit it
+          hint: write it with `pnpm install --lockfile-only` and commit it, and check that .dockerignore does not leave it out
         ");
         files.insert(path("pnpm-workspace.yml"), "");
         insta::assert_snapshot!(problems(&files), @"
         Error: pnpm-workspace.yaml: there is no pnpm-workspace.yaml at the workspace root: pnpm would install the root package only
           hint: rename `pnpm-workspace.yml` to `pnpm-workspace.yaml`
         Error: pnpm-lock.yaml: the workspace has no pnpm-lock.yaml at its root
-          hint: write it with `pnpm install --lockfile-only` and commit it
+          hint: write it with `pnpm install --lockfile-only` and commit it, and check that .dockerignore does not leave it out
         ");
         files.remove(&path("package.json"));
         insta::assert_snapshot!(problems(&files), @"
         Error: package.json: there is no package.json at the workspace root
-          hint: run wbuild at the root of the repository, or name it with `--context`
+          hint: run wbuild at the root of the repository, or name it with `--directory`, and check that .dockerignore does not leave it out
         ");
     }
 
