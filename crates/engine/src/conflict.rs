@@ -130,7 +130,7 @@ mod tests {
     fn what_lifecycle_scripts_wrote_may_be_written_anew() {
         let mut graph = Graph::new();
         let base = add(&mut graph, "base", Op::Source(Source::Scratch), &[]);
-        let mut outputs = |graph: &mut Graph, name: &str| {
+        let outputs = |graph: &mut Graph, name: &str| {
             let step = add(graph, name, exec(), &[base]);
             add(graph, "outputs", Op::Diff, &[base, step])
         };
