@@ -195,7 +195,7 @@ mod tests {
         these are all that `packages` of pnpm-workspace.yaml finds
         ");
         let other = NEXT.replace("NAME", "web").replace("next build", "vite build");
-        insta::assert_snapshot!(said(&self::workspace(&[("apps/web", &other)]).app(None).unwrap_err()), @"
+        insta::assert_snapshot!(said(&workspace(&[("apps/web", &other)]).app(None).unwrap_err()), @"
         no package of the workspace builds with `next`, so there is no application to infer
         `web` depends on `next`, but its script `build` does not run it: `vite build`
         name one with `--app`: `root`, `web`
