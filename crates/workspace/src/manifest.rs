@@ -262,6 +262,22 @@ impl Manifest {
         out
     }
 
+    /// The files that others load of the package, as far as they are written without a pattern: `main`, `module`, `types`
+    /// and everything in `exports`.
+    pub fn entry_points(&self) -> Vec<Located<String>> {
+        let mut found = Vec::new();
+        let fields = ["main", "module", "types", "exports"];
+        let mut pending: Vec<&Node> = fields.iter().filter_map(|field| self.document.get(field)).collect();
+        while let Some(node) = pending.pop() {
+            if let Some(text) = node.as_str().filter(|text| !text.contains('*')) {
+                found.push(Located::new(text.to_owned(), &self.file, node.span));
+            }
+            pending.extend(node.members().iter().map(|member| &member.node));
+        }
+        found.sort_by_key(|entry| entry.place.span.start);
+        found
+    }
+
     /// Whether it depends on `next` outside of peers.
     pub fn depends_on_next(&self) -> bool {
         let next =

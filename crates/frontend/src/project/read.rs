@@ -80,6 +80,7 @@ impl Project {
             None => None,
         };
         let tasks = reader.tasks(&mut warnings)?;
+        reader.undeclared_entries(&mut warnings);
         Ok(Self {
             root: workspace.root().name.as_ref().map_or(source.fallback_name, |name| &name.value).to_owned(),
             app: App { name: manifest.label().to_owned(), dir: entry(&manifest.dir), next },
@@ -404,6 +405,42 @@ impl<'a> Reader<'a> {
             });
             if pending.len() == before {
                 return;
+            }
+        }
+    }
+
+    /// Warns about packages that are loaded by files which nobody committed and no task of theirs declares: they are built,
+    /// dropped, and missed by whoever loads them.
+    fn undeclared_entries(&self, warnings: &mut Vec<Diagnostic>) {
+        let app = &self.closure.app;
+        for dir in self.closure.packages.keys().filter(|dir| !dir.is_root() && *dir != app) {
+            let tasks: Vec<_> =
+                self.graph.tasks.iter().filter(|t| t.id.dir == *dir && t.command.is_some()).collect();
+            let Some(last) = tasks.last().filter(|_| tasks.iter().all(|task| task.cache)) else { continue };
+            let Some(package) = self.source.workspace.package(dir) else { continue };
+            let missing = package.entry_points().into_iter().find(|entry| {
+                let Ok(path) = dir.join(&entry.value) else { return false };
+                let exists = self.listing.binary_search(&&path).is_ok() || !self.below(&path).is_empty();
+                // Without an extension, Node tries several.
+                let whole = path.name().is_some_and(|name| name.contains('.'));
+                whole && !exists && !self.graph.tasks.iter().any(|task| task.outputs.matches(&path))
+            });
+            if let Some(entry) = missing {
+                let message = format!(
+                    "`{}` is loaded by `{}`, which is no file of it, and no task declares it as an output",
+                    package.label(),
+                    entry.value
+                );
+                let folder =
+                    entry.value.trim_start_matches("./").split('/').next().unwrap_or_default().to_owned();
+                warnings.push(
+                    Diagnostic::warning(&entry.place.file, message)
+                        .at(entry.place.span, "missing for whoever loads it")
+                        .hint(format!(
+                            "if `{}` writes it, add `{folder}/**` to its `outputs` in turbo.json",
+                            last.id
+                        )),
+                );
             }
         }
     }

@@ -538,3 +538,26 @@ fn lifecycle_scripts_see_what_they_need() {
     assert!(generate.contains("packages/database/prisma/schema.prisma"), "{generate}");
     assert!(!generate.contains("apps/admin"), "{generate}");
 }
+
+#[test]
+fn packages_that_are_built_into_nowhere_are_named() {
+    let mut example = Example::new();
+    let (private, main) = ("\"private\": true,", "\"private\": true, \"main\": \"./dist/index.js\",");
+    example.edit("packages/ui/package.json", private, main);
+    let (check, build) = ("\"typecheck\": \"tsc\"", "\"build\": \"tsc\"");
+    example.edit("packages/ui/package.json", check, build);
+    let warned = |example: &Example| {
+        let spec = Spec::parse(&example.spec_file()).unwrap();
+        let project = example.project(&spec).unwrap_or_else(|error| panic!("{}", shown(error.diagnostics())));
+        shown(&project.warnings)
+    };
+    example.files.insert(
+        path("turbo.json"),
+        r#"{"tasks": {"build": {"dependsOn": ["^build"], "outputs": [".next/**"]}}}"#,
+    );
+    let said = warned(&example);
+    assert!(said.contains("`@repo/ui` is loaded by `./dist/index.js`, which is no file of it"), "{said}");
+    assert!(said.contains("add `dist/**` to its `outputs` in turbo.json"), "{said}");
+    example.edit("turbo.json", "\".next/**\"", "\".next/**\", \"dist/**\"");
+    assert!(!warned(&example).contains("is loaded by"), "{}", warned(&example));
+}
