@@ -20,6 +20,26 @@ fn no_workspace() {
 }
 
 #[test]
+fn no_workspace_but_a_lockfile() {
+    let context = TestContext::empty();
+    context.write("package-lock.json", "{}");
+    assert_snapshot!(context.refused(&["image"]), @"
+    exit 1
+    -- stderr
+    error: there is no pnpm-workspace.yaml in `[TEST]/site` or in any folder above it
+    hint 1: run wbuild inside a pnpm workspace, or name it with --directory
+    hint 2: `[TEST]/site` has a package-lock.json; `wbuild build` takes any Dockerfile, whichever package manager it runs
+    ");
+    context.write("pnpm-lock.yaml", "lockfileVersion: '9.0'\n");
+    assert_snapshot!(context.refused(&["image"]), @"
+    exit 1
+    -- stderr
+    error: there is no pnpm-workspace.yaml in `[TEST]/site` or in any folder above it
+    hint: `[TEST]/site` has a pnpm-lock.yaml: a pnpm-workspace.yaml beside it with `packages: ['.']` makes a workspace of its only package
+    ");
+}
+
+#[test]
 fn no_workspace_where_the_flag_points() {
     let context = TestContext::example();
     assert_snapshot!(context.refused(&["image", "--directory", "/proc"]), @"
@@ -109,6 +129,7 @@ fn no_app_can_be_chosen() {
     error: no package of the workspace builds with `next`, so there is no application to infer
     --> pnpm-workspace.yaml
      = hint: name one with `--app`: `small`, `@small/lib`, `other`
+     = hint: these are all that `packages` of pnpm-workspace.yaml finds
     ");
 }
 
@@ -212,7 +233,7 @@ fn no_lockfile() {
     -- stderr
     error: the workspace has no pnpm-lock.yaml at its root
     --> pnpm-lock.yaml
-     = hint: write it with `pnpm install --lockfile-only` and commit it
+     = hint: write it with `pnpm install --lockfile-only` and commit it, and check that .dockerignore does not leave it out
     ");
 }
 

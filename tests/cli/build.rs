@@ -169,6 +169,53 @@ fn an_edit_runs_only_what_it_concerns() {
 }
 
 #[test]
+fn a_workspace_without_turbo_json() {
+    let Some(_) = bases() else { return };
+    let context = TestContext::small();
+    context.remove("turbo.json");
+    context.edit("packages/lib/package.json", "\"generate\"", "\"build\"");
+    let first = context.build(&["--build-arg", "GREETING=good day"]);
+    first.digest();
+    let steps = first.steps("built");
+    assert!(steps.ends_with(&["[builder] @small/lib#build", "[builder] web#build"]), "{steps:?}");
+    let server = Layout::open(&context.path(".wbuild/image/web")).text("app/apps/web/server.js");
+    assert!(server.contains("good day"), "scripts see what they are given: {server}");
+    context.write("apps/web/page.txt", "another page\n");
+    assert_eq!(context.build(&["--build-arg", "GREETING=good day"]).steps("built"), ["[builder] web#build"]);
+}
+
+#[test]
+fn committed_env_files_are_sources() {
+    let Some(_) = bases() else { return };
+    let context = TestContext::small();
+    context.write(".gitignore", ".env\n.env*.local\n");
+    context.write("apps/web/.env.production", "A=1\n");
+    context.build(&[]).digest();
+    context.write("apps/web/.env", "SECRET=1\n");
+    context.write("apps/web/.env.production.local", "SECRET=1\n");
+    assert_eq!(context.build(&[]).steps("built"), [""; 0], "a developer's own");
+    context.write("apps/web/.env.production", "A=2\n");
+    assert_eq!(context.build(&[]).steps("built"), ["[builder] web#build"]);
+}
+
+/// `lib/**` is what one package builds and what another is written in.
+#[test]
+fn sources_that_look_like_outputs() {
+    let Some(_) = bases() else { return };
+    let context = TestContext::small();
+    context.edit("turbo.json", "[\".next/**\", ", "[\".next/**\", \"lib/**\", ");
+    context.write(".gitignore", "node_modules\n.next\ngenerated\n/packages/*/lib\n");
+    context.write("apps/web/lib/text.txt", "one\n");
+    let first = context.build(&[]).digest().to_owned();
+    context.write("packages/lib/lib/index.js", "// built by hand\n");
+    context.write("packages/lib/generated/lib.txt", "by hand\n");
+    let again = context.build(&[]);
+    assert_eq!((again.digest(), again.steps("built")), (&*first, vec![]));
+    context.write("apps/web/lib/text.txt", "two\n");
+    assert_eq!(context.build(&[]).steps("built"), ["[builder] web#build"]);
+}
+
+#[test]
 fn a_task_that_writes_the_same_bytes_invalidates_nothing() {
     let Some(_) = bases() else { return };
     let context = TestContext::small();

@@ -330,15 +330,6 @@ fn a_spec_can_be_printed_to_where_it_is_looked_for() {
 }
 
 #[test]
-fn a_workspace_without_turbo_json() {
-    let context = TestContext::example();
-    context.remove("turbo.json");
-    let said = context.run(&["workspace"]);
-    assert!(said.code == 0 && said.stdout.contains("@repo/ui"), "{said}");
-    assert!(context.refused(&["image"]).contains("there is no turbo.json"));
-}
-
-#[test]
 fn what_is_inferred_is_what_the_example_says() {
     let context = TestContext::example();
     let inferred = context.run(&["image", "--print-spec"]);

@@ -20,8 +20,10 @@ pub(crate) fn check_outputs(
     if !matches!(merge.op, Op::Merge) {
         return Ok(());
     }
-    let names: Vec<&str> = merge.inputs.iter().filter_map(|id| task_of(graph, *id)).collect();
-    // Outputs are stacked last, each as one tree, in the order of the merge.
+    // Outputs are stacked last, each as one tree, in the order of the merge. What lifecycle scripts wrote lies below the
+    // sources: tasks may write it anew.
+    let mut names: Vec<&str> = merge.inputs.iter().rev().map_while(|id| task_of(graph, *id)).collect();
+    names.reverse();
     let outputs = root.deltas.len().checked_sub(names.len()).map(|first| &root.deltas[first..]);
     let mut written: BTreeMap<EntryPath, (Entry, &str)> = BTreeMap::new();
     for (name, delta) in names.iter().zip(outputs.unwrap_or_default()) {
@@ -122,5 +124,27 @@ mod tests {
             error.to_string(),
             "`/app/dist/x` is written by a#build and by b#build, with different bytes"
         );
+    }
+
+    #[test]
+    fn what_lifecycle_scripts_wrote_may_be_written_anew() {
+        let mut graph = Graph::new();
+        let base = add(&mut graph, "base", Op::Source(Source::Scratch), &[]);
+        let outputs = |graph: &mut Graph, name: &str| {
+            let step = add(graph, name, exec(), &[base]);
+            add(graph, "outputs", Op::Diff, &[base, step])
+        };
+        let lifecycle = outputs(&mut graph, "postinstall");
+        let task = outputs(&mut graph, "a#generate");
+        let sources = add(&mut graph, "sources", Op::Source(Source::Scratch), &[base]);
+        let merge = add(&mut graph, "root", Op::Merge, &[base, lifecycle, sources, task]);
+        let last = add(&mut graph, "c#build", exec(), &[merge]);
+        let trees = MemoryTrees::default();
+        let deltas = ["1", "source", "2"].map(|text| {
+            let tree = tree(&[("app/generated/x", file(text))]);
+            trees.insert(&tree).unwrap();
+            DeltaId::Tree { tree: tree.digest(), content: tree.content() }
+        });
+        check_outputs(&graph, graph.vertex(last), &Snapshot { deltas: deltas.to_vec() }, &trees).unwrap();
     }
 }

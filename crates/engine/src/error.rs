@@ -188,6 +188,8 @@ pub enum EngineError {
     NoWorkspace {
         /// Where the search began.
         start: PathBuf,
+        /// The nearest lockfile of any package manager.
+        lockfile: Option<PathBuf>,
     },
     /// A context that nobody gave.
     #[error("there is no context named `{name}`")]
@@ -507,9 +509,7 @@ impl Hint for EngineError {
                 vec!["make it readable for the user who builds".to_owned()]
             }
             Self::Workspace(error) => error.hints(),
-            Self::NoWorkspace { .. } => {
-                vec!["run wbuild inside a pnpm workspace, or name it with --directory".to_owned()]
-            }
+            Self::NoWorkspace { lockfile, .. } => no_workspace(lockfile.as_deref()),
             Self::NoSecret { id } => {
                 vec![format!("give it with --secret id={id},src=FILE or --secret id={id},env=NAME")]
             }
@@ -523,5 +523,23 @@ impl Hint for EngineError {
             }
             _ => Vec::new(),
         }
+    }
+}
+
+fn no_workspace(lockfile: Option<&Path>) -> Vec<String> {
+    let usual = "run wbuild inside a pnpm workspace, or name it with --directory".to_owned();
+    let Some(lockfile) = lockfile else { return vec![usual] };
+    let folder = lockfile.parent().unwrap_or(lockfile).display();
+    let name = lockfile.file_name().unwrap_or_default().to_string_lossy();
+    match name.as_ref() {
+        "pnpm-lock.yaml" => vec![format!(
+            "`{folder}` has a pnpm-lock.yaml: a pnpm-workspace.yaml beside it with `packages: ['.']` makes a workspace of its only package"
+        )],
+        _ => vec![
+            usual,
+            format!(
+                "`{folder}` has a {name}; `wbuild build` takes any Dockerfile, whichever package manager it runs"
+            ),
+        ],
     }
 }

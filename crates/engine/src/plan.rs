@@ -1,13 +1,17 @@
 //! From a folder to something that can be lowered: the workspace around it, its context, its spec, its project.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use wbuild_context::{Exclusion, IgnoreRules, ListOptions, Policy};
+use wbuild_context::{Exclusion, IgnoreRules, LeftOutReason, ListOptions, Policy};
 use wbuild_frontend::{InferFacts, Project, ProjectSource, SPEC_FILE, Spec};
 use wbuild_oci::Platform;
 use wbuild_report::SourceFile;
+use wbuild_tree::EntryPath;
 use wbuild_workspace::{
-    EntryKind, Files, Outputs, RelPath, TaskDefinition, TaskId, TurboConfigs, Workspace, WorkspaceError,
+    EntryKind, EnvFiles, Files, GitIgnores, NextFacts, Outputs, RelPath, TurboConfigs, Workspace,
+    WorkspaceError,
 };
 
 use crate::contexts::LocalContext;
@@ -17,6 +21,12 @@ use crate::worker::Engine;
 
 /// The file that makes a folder the root of a workspace.
 const WORKSPACE_FILE: &str = "pnpm-workspace.yaml";
+
+/// What package managers write beside the manifest.
+const LOCKFILES: [&str; 5] = ["pnpm-lock.yaml", "package-lock.json", "yarn.lock", "bun.lock", "bun.lockb"];
+
+/// The file that says what is not committed.
+const GITIGNORE: &str = ".gitignore";
 
 /// Specs are written by hand.
 const MAX_SPEC_BYTES: u64 = 1 << 20;
@@ -55,7 +65,13 @@ pub fn find_workspace(start: &Path) -> Result<PathBuf, EngineError> {
     let start = std::path::absolute(start).map_err(io_error("find", start))?;
     match start.ancestors().find(|folder| folder.join(WORKSPACE_FILE).is_file()) {
         Some(root) => Ok(root.to_owned()),
-        None => Err(EngineError::NoWorkspace { start }),
+        None => {
+            let lockfile = |folder: &Path| {
+                LOCKFILES.map(|name| folder.join(name)).into_iter().find(|path| path.is_file())
+            };
+            let lockfile = start.ancestors().find_map(lockfile);
+            Err(EngineError::NoWorkspace { start, lockfile })
+        }
     }
 }
 
@@ -71,18 +87,34 @@ impl Engine {
         let workspace = Workspace::read(&context)?;
         // What tasks write must not be taken for sources (decision 5). Which paths these are is known only now; most
         // checkouts have none of them.
-        let outputs = declared_outputs(&context, &workspace)?;
+        let configs = TurboConfigs::read(&context, &workspace)?;
+        let outputs = declared_outputs(&context, &workspace, &configs)?;
         let built = context.listing().entries().any(|entry| {
-            let path =
-                std::str::from_utf8(entry.path().as_bytes()).ok().and_then(|text| RelPath::new(text).ok());
-            path.is_some_and(|path| outputs.iter().any(|(_, outputs)| outputs.matches(&path)))
+            relative(entry.path().as_bytes())
+                .is_some_and(|path| outputs.iter().any(|one| one.outputs.matches(&path)))
         });
-        if built {
+        // What is committed is a source, whatever a pattern for all packages says: `lib/**` is an output of one and the
+        // source of another. Without a .gitignore, nothing is known of what is committed.
+        let known =
+            built && context.listing().get(&EntryPath::parse(GITIGNORE).unwrap_or_default()).is_some();
+        let ignores = if known { Some(Arc::new(GitIgnores::scan(&context)?)) } else { None };
+        // Which of its `.env*` files are sources is known only now, too.
+        let environment =
+            context.left_out().iter().any(|left_out| left_out.reason == LeftOutReason::Environment);
+        if built || environment {
             let mut options = options()?;
-            for (task, outputs) in outputs {
-                options = options.excluding(Exclusion::new(task, move |path: &[u8], _| {
-                    let path = std::str::from_utf8(path).ok().and_then(|text| RelPath::new(text).ok());
-                    path.is_some_and(|path| outputs.matches(&path))
+            if environment {
+                let sources = EnvFiles::read(&context, &workspace, &configs)?;
+                options = options.declared(move |path: &[u8], _| {
+                    relative(path).is_some_and(|path| sources.contains(&path))
+                });
+            }
+            for Declared { task, outputs, always } in outputs {
+                let ignores = ignores.clone().filter(|_| !always);
+                options = options.excluding(Exclusion::new(task, move |path: &[u8], directory| {
+                    let committed =
+                        |path: &RelPath| ignores.as_ref().is_some_and(|i| !i.leaves_out(path, directory));
+                    relative(path).is_some_and(|path| outputs.matches(&path) && !committed(&path))
                 }));
             }
             context = self.list_context(root, options)?;
@@ -91,32 +123,47 @@ impl Engine {
     }
 }
 
-/// The outputs that any task of any package declares, by task.
+/// A path of the listing as plans have it.
+fn relative(path: &[u8]) -> Option<RelPath> {
+    RelPath::new(std::str::from_utf8(path).ok()?).ok()
+}
+
+/// What is written in a build.
+struct Declared {
+    /// By whom.
+    task: String,
+    outputs: Outputs,
+    /// Whether it is no source even where git knows it.
+    always: bool,
+}
+
+/// The outputs that any task of any package declares, by task, and what Next writes without being asked.
 fn declared_outputs(
     files: &dyn Files,
     workspace: &Workspace,
-) -> Result<Vec<(String, Outputs)>, WorkspaceError> {
-    let configs = TurboConfigs::read(files, workspace)?;
-    let mut names: Vec<&str> = Vec::new();
-    for config in configs.by_dir.values() {
-        names.extend(
-            config.tasks.keys().map(|task| task.rsplit_once('#').map_or(task.as_str(), |(_, task)| task)),
-        );
-    }
-    names.sort_unstable();
-    names.dedup();
+    configs: &TurboConfigs,
+) -> Result<Vec<Declared>, WorkspaceError> {
     let mut found = Vec::new();
-    for dir in workspace.packages.keys() {
-        for name in &names {
-            let package = if dir.is_root() { "//" } else { workspace.label(dir) };
-            let id = TaskId { dir: dir.clone(), package: package.to_owned(), task: (*name).to_owned() };
-            let Some(definition) = TaskDefinition::of(&configs, workspace, &id) else { continue };
+    for (dir, package) in &workspace.packages {
+        let name = if dir.is_root() { "//" } else { package.label() };
+        for task in configs.task_names() {
+            let Some(definition) = configs.definition(workspace, dir, task) else { continue };
             // What is wrong with a pattern is said where the task is planned.
             let outputs = Outputs::new(dir, &definition.outputs, &mut Vec::new());
-            // The root takes part in a general task only with a definition of its own.
-            let of_root = dir.is_root() && !configs.root().tasks.contains_key(&id.to_string());
-            if !outputs.is_empty() && !of_root {
-                found.push((id.to_string(), outputs));
+            // A pattern that takes the whole package says nothing about what is no source.
+            let whole = outputs.matches(&package.dir.join("package.json").unwrap_or_default());
+            if !outputs.is_empty() && !whole {
+                found.push(Declared { task: format!("{name}#{task}"), outputs, always: false });
+            }
+        }
+        if workspace.is_next_app(package) {
+            let dist = NextFacts::read(files, workspace, package)?.dist;
+            // The second refers to the first, in a way that `next dev` and `next build` do not agree about.
+            for written in [dist.as_str(), "next-env.d.ts"] {
+                if let Ok(path) = dir.join(written) {
+                    let task = format!("next build of {}", package.label());
+                    found.push(Declared { task, outputs: Outputs::below(&path), always: true });
+                }
             }
         }
     }
@@ -163,8 +210,8 @@ impl OpenWorkspace {
     /// # Errors
     /// Everything that is wrong with the workspace for this application, at once.
     pub fn project(&self, spec: &Spec, platform: &Platform) -> Result<Project, EngineError> {
-        let mut listing = Vec::new();
-        list_files(&self.context, &RelPath::root(), &mut listing)?;
+        let (mut listing, mut links) = (Vec::new(), Vec::new());
+        list_files(&self.context, &RelPath::root(), &mut listing, &mut links)?;
         // A file with credentials is no source: its other lines reach the install, and the credentials only its process.
         listing.retain(|path| {
             let npmrc = path.name() == Some(".npmrc");
@@ -175,6 +222,7 @@ impl OpenWorkspace {
         Ok(Project::read(&ProjectSource {
             files: &self.context,
             listing: &listing,
+            links: &self.targets(links),
             workspace: &self.workspace,
             spec,
             platform,
@@ -183,17 +231,34 @@ impl OpenWorkspace {
     }
 }
 
+impl OpenWorkspace {
+    /// The symbolic links that lead to something inside the root, by the path that is written in them.
+    fn targets(&self, links: Vec<RelPath>) -> BTreeMap<RelPath, RelPath> {
+        let target = |path: &RelPath| {
+            let entry = self.context.listing().get(&EntryPath::parse(path.as_str()).ok()?)?;
+            let target = std::str::from_utf8(entry.target()?).ok()?;
+            path.parent()?.join(target).ok()
+        };
+        links.into_iter().filter_map(|path| Some((path.clone(), target(&path)?))).collect()
+    }
+}
+
 fn list_files(
     files: &dyn Files,
     directory: &RelPath,
     found: &mut Vec<RelPath>,
+    links: &mut Vec<RelPath>,
 ) -> Result<(), WorkspaceError> {
     for entry in files.list(directory)? {
         // Names with odd characters can be in a layer, but no pattern of a workspace means them.
         let Ok(path) = directory.join(&entry.name) else { continue };
         match entry.kind {
-            EntryKind::Directory => list_files(files, &path, found)?,
-            EntryKind::File | EntryKind::Link => found.push(path),
+            EntryKind::Directory => list_files(files, &path, found, links)?,
+            EntryKind::File => found.push(path),
+            EntryKind::Link => {
+                links.push(path.clone());
+                found.push(path);
+            }
         }
     }
     Ok(())

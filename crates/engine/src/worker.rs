@@ -217,7 +217,9 @@ impl Engine {
             named.join(", ")
         );
         let hint = "add them to `outputs` of the task in turbo.json if a later task needs them".to_owned();
-        self.undeclared.lock().unwrap_or_else(PoisonError::into_inner).push(message.clone());
+        self.undeclared.lock().unwrap_or_else(PoisonError::into_inner).push(format!(
+            "{message}; if this step needs them, add them to `outputs` of the task in turbo.json"
+        ));
         context.events.warn(Some(context.id), message, vec![hint]);
     }
 

@@ -115,6 +115,12 @@ impl Glob {
         Ok(Self { text: pattern.to_owned(), alternatives, dots })
     }
 
+    /// The pattern that matches `path` and nothing else.
+    pub(crate) fn literal(path: &RelPath) -> Self {
+        let segments = path.parts().map(|part| Segment::One(part.chars().map(Token::Char).collect()));
+        Self { text: path.to_string(), alternatives: vec![segments.collect()], dots: Dots::Matched }
+    }
+
     /// The pattern as written.
     pub fn as_str(&self) -> &str {
         &self.text

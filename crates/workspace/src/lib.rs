@@ -33,6 +33,7 @@ mod object_hash;
 mod order;
 mod path;
 mod platform;
+mod range;
 mod settings;
 mod source;
 mod summary;
@@ -56,17 +57,18 @@ pub use lockfile::{
     Edge, Importer, ImporterDependency, LocalSource, LockedCatalogEntry, LockedPackage, LockedPatch,
     LockedSettings, Lockfile, LockfileVersion, Reference, Snapshot, SnapshotId, Text,
 };
-pub use manifest::{Dependency, DependencyKind, Manifest, PackageManager};
+pub use manifest::{Dependency, DependencyKind, Manifest, PackageManager, words as command_words};
 pub use names::invalid_package_name;
 pub use next::{BUILD_ID_VARIABLE, Finding, NextFacts};
 pub use npmrc::{Npmrc, NpmrcKind, NpmrcLine};
 pub use path::{PathError, RelPath};
 pub use platform::{ForeignPackage, Platform};
+pub use range::VersionRange;
 pub use settings::{ASSUMED_PNPM_MAJOR, Architectures, BuildPolicy, Settings};
 pub use summary::{PackageSummary, WhyStep, WorkspaceSummary};
 pub use tsconfig::{TsconfigChain, tsconfig_chain};
 pub use turbo::{
-    EnvNames, GitIgnores, GlobalInputs, Inputs, Outputs, Task, TaskConfig, TaskDefinition, TaskGraph, TaskId,
-    TurboConfig, TurboConfigs,
+    EnvFiles, EnvNames, GitIgnores, GlobalInputs, Inputs, Outputs, Task, TaskConfig, TaskDefinition,
+    TaskGraph, TaskId, TurboConfig, TurboConfigs,
 };
 pub use workspace::{AppError, Workspace};

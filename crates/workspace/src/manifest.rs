@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use wbuild_report::{Diagnostic, SourceFile, Span};
@@ -208,7 +208,7 @@ impl Manifest {
     fn read_package_manager(&mut self, document: &Node, extract: &mut Extract<'_>) {
         let Some(text) = document.get("packageManager").and_then(|n| extract.string("packageManager", n))
         else {
-            return;
+            return self.read_dev_engine(document, extract);
         };
         match PackageManager::parse(&text.value) {
             Some(value) => self.package_manager = Some(Located { value, place: text.place }),
@@ -216,6 +216,19 @@ impl Manifest {
                 text.error("`packageManager` must be `name@version`", "not a name and a version")
                     .hint("for example `pnpm@10.18.2`"),
             ),
+        }
+    }
+
+    /// `devEngines.packageManager`, which is a pin when its version is an exact one.
+    fn read_dev_engine(&mut self, document: &Node, extract: &Extract<'_>) {
+        let Some(node) = document.get("devEngines").and_then(|engines| engines.get("packageManager")) else {
+            return;
+        };
+        let text = |key: &str| node.get(key).and_then(Node::as_str);
+        let (Some(name), Some(version)) = (text("name"), text("version")) else { return };
+        let exact = version.split('.').count() == 3 && version.starts_with(|c: char| c.is_ascii_digit());
+        if let Some(value) = PackageManager::parse(&format!("{name}@{version}")).filter(|_| exact) {
+            self.package_manager = Some(extract.located(value, node.span));
         }
     }
 
@@ -249,10 +262,68 @@ impl Manifest {
         out
     }
 
+    /// The files that others load of the package, as far as they are written without a pattern: `main`, `module`, `types`
+    /// and everything in `exports`.
+    pub fn entry_points(&self) -> Vec<Located<String>> {
+        let mut found = Vec::new();
+        let fields = ["main", "module", "types", "exports"];
+        let mut pending: Vec<&Node> = fields.iter().filter_map(|field| self.document.get(field)).collect();
+        while let Some(node) = pending.pop() {
+            if let Some(text) = node.as_str().filter(|text| !text.contains('*')) {
+                found.push(Located::new(text.to_owned(), &self.file, node.span));
+            }
+            pending.extend(node.members().iter().map(|member| &member.node));
+        }
+        found.sort_by_key(|entry| entry.place.span.start);
+        found
+    }
+
+    /// Whether it depends on `next` outside of peers.
+    pub fn depends_on_next(&self) -> bool {
+        let next =
+            |dependency: &Dependency| dependency.name == "next" && dependency.kind != DependencyKind::Peer;
+        self.dependencies.iter().any(next)
+    }
+
+    /// Whether the script `script`, or one that it runs by name, has the word `program`.
+    pub fn runs(&self, script: &str, program: &str) -> bool {
+        let mut pending = vec![script];
+        let mut seen = BTreeSet::new();
+        while let Some(name) = pending.pop() {
+            let Some(script) = self.scripts.get(name).filter(|_| seen.insert(name)) else { continue };
+            for word in words(&script.value) {
+                if word == program || word.rsplit('/').next() == Some(program) {
+                    return true;
+                }
+                // `pnpm run build:next`, `run-s build:*` and their like.
+                let (beginning, wildcard) = match word.strip_suffix('*') {
+                    Some(beginning) => (beginning, true),
+                    None => (word, false),
+                };
+                let named = self.scripts.keys().filter(|other| match wildcard {
+                    true => !beginning.is_empty() && other.starts_with(beginning),
+                    false => *other == word,
+                });
+                pending.extend(named.map(String::as_str));
+            }
+        }
+        false
+    }
+
+    /// `volta.node`: the version that volta pins.
+    pub fn volta_node(&self) -> Option<&str> {
+        self.document.get("volta")?.get("node")?.as_str()
+    }
+
     /// The place of the key `name` of the file, for messages; the start of the file when it is not there.
     pub(crate) fn key_span(&self, name: &str) -> Span {
         self.document.member(name).map_or(Span::new(0, 0), |member| member.key_span)
     }
+}
+
+/// The words of a command line, without what belongs to the shell.
+pub fn words(command: &str) -> impl Iterator<Item = &str> {
+    command.split(|c: char| c.is_whitespace() || ";&|()\"'`".contains(c)).filter(|word| !word.is_empty())
 }
 
 #[cfg(test)]

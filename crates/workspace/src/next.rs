@@ -28,6 +28,10 @@ pub struct NextFacts {
     pub build_id: Finding,
     /// Where it writes, relative to its folder: `distDir`.
     pub dist: RelPath,
+    /// What all its paths begin with: `basePath`, `/docs`; empty without one, `None` when it is computed.
+    pub base_path: Option<String>,
+    /// Whether its paths end in a slash: `trailingSlash`.
+    pub trailing_slash: bool,
     /// The version of `next` in the lockfile.
     pub version: Option<String>,
     /// What follows for the build: an error when the output is not standalone, warnings about the rest.
@@ -52,9 +56,8 @@ impl NextFacts {
         for name in CONFIGS {
             let path = app.dir.child(name);
             if let Some(file) = read_source(files, &path, MAX_CONFIG)? {
-                let mut facts = Self::of_config(&file, &app.dir);
+                let mut facts = Self::of_config(&file, &app.dir, version.as_deref());
                 facts.config = Some(path);
-                facts.version = version;
                 return Ok(facts);
             }
         }
@@ -71,13 +74,15 @@ impl NextFacts {
             tracing_root: Finding::No,
             build_id: Finding::No,
             dist: default_dist(),
+            base_path: Some(String::new()),
+            trailing_slash: false,
             version,
             diagnostics: vec![diagnostic],
         })
     }
 
-    /// Looks at the text of a configuration of the application in `dir`.
-    pub fn of_config(file: &Arc<SourceFile>, dir: &RelPath) -> Self {
+    /// Looks at the text of a configuration of the application in `dir`, for a version of Next.
+    pub fn of_config(file: &Arc<SourceFile>, dir: &RelPath, version: Option<&str>) -> Self {
         let code = without_comments(&file.text);
         let open = brings_in_more(&code);
         let absent = if open { Finding::Unknown } else { Finding::No };
@@ -97,7 +102,12 @@ impl NextFacts {
             tracing_root,
             build_id,
             dist: default_dist(),
-            version: None,
+            base_path: match property(&code, "basePath") {
+                None => Some(String::new()),
+                Some((_, value)) => literal(value).map(|path| path.trim_end_matches('/').to_owned()),
+            },
+            trailing_slash: property(&code, "trailingSlash").is_some_and(|(_, value)| value == "true"),
+            version: version.map(str::to_owned),
             diagnostics: Vec::new(),
         };
         facts.say(file, &code, place, dir);
@@ -108,10 +118,7 @@ impl NextFacts {
     /// Reads `distDir`. What is computed cannot be known before the build; then the default is taken, and said.
     fn find_dist(&mut self, file: &Arc<SourceFile>, code: &str) {
         let Some((span, value)) = property(code, "distDir") else { return };
-        let value = value.trim_end_matches("as const").trim();
-        let quoted = ['\'', '"', '`'].into_iter().find_map(|q| value.strip_prefix(q)?.strip_suffix(q));
-        let literal = quoted.filter(|text| !text.contains(['\'', '"', '`', '$', '\\']));
-        match literal.map(RelPath::new) {
+        match literal(value).map(RelPath::new) {
             Some(Ok(path)) if !path.is_root() => self.dist = path,
             Some(_) => self.diagnostics.push(
                 Diagnostic::error(file, "`distDir` must be a folder inside of the application")
@@ -145,12 +152,20 @@ impl NextFacts {
                     .hint(format!("{add}, if it is not set elsewhere")),
             ),
         }
-        if self.tracing_root == Finding::No && !dir.is_root() {
+        // From 14 on, Next takes the folder with the lockfile, which is right for a workspace.
+        let finds_root = major(self.version.as_deref()).is_some_and(|major| major >= 14);
+        if self.tracing_root == Finding::No && !dir.is_root() && !finds_root {
             let up = vec![".."; dir.parts().count()].join("/");
+            let here = if is_module(file, code) { "import.meta.dirname" } else { "__dirname" };
             self.diagnostics.push(
-                Diagnostic::warning(file, "`outputFileTracingRoot` is not set, so Next guesses which files belong to the server")
-                    .at(object, "not set here")
-                    .hint(format!("set it to the workspace root: `outputFileTracingRoot: path.join(import.meta.dirname, '{up}'),`")),
+                Diagnostic::warning(
+                    file,
+                    "`outputFileTracingRoot` is not set, so Next guesses which files belong to the server",
+                )
+                .at(object, "not set here")
+                .hint(format!(
+                    "set it to the workspace root: `outputFileTracingRoot: path.join({here}, '{up}'),`"
+                )),
             );
         }
         if self.build_id == Finding::No {
@@ -161,6 +176,18 @@ impl NextFacts {
             );
         }
     }
+}
+
+fn major(version: Option<&str>) -> Option<u32> {
+    version?.split('.').next()?.parse().ok()
+}
+
+/// Whether a configuration is an ES module where it runs: Next makes others of those in TypeScript.
+fn is_module(file: &SourceFile, code: &str) -> bool {
+    let name = file.name.as_str();
+    name.ends_with(".mjs")
+        || name.ends_with(".mts")
+        || name.ends_with(".js") && !code.contains("module.exports")
 }
 
 fn default_dist() -> RelPath {
@@ -221,8 +248,13 @@ fn words(code: &str) -> impl Iterator<Item = (usize, &str)> {
 
 /// The place of `name: …`, `'name': …`, `x.name = …`, `name() {…}` or the shorthand `name,`, with the text of what it
 /// is set to.
-fn property<'a>(code: &'a str, name: &str) -> Option<(Span, &'a str)> {
-    words(code).filter(|(_, word)| *word == name).find_map(|(start, word)| {
+fn property<'a>(code: &'a str, name: &'a str) -> Option<(Span, &'a str)> {
+    properties(code, name).next()
+}
+
+/// All places of a property, as [`property`] finds the first.
+fn properties<'a>(code: &'a str, name: &'a str) -> impl Iterator<Item = (Span, &'a str)> {
+    words(code).filter(move |(_, word)| *word == name).filter_map(move |(start, word)| {
         let end = start + word.len();
         let after = code[end..].trim_start_matches(['\'', '"', ']']).trim_start();
         let value = match after.chars().next() {
@@ -252,15 +284,30 @@ fn value_length(value: &str) -> usize {
     value.len()
 }
 
+/// The text of a plain string.
+fn literal(value: &str) -> Option<&str> {
+    let value = value.trim_end_matches("as const").trim();
+    let quoted = ['\'', '"', '`'].into_iter().find_map(|q| value.strip_prefix(q)?.strip_suffix(q));
+    quoted.filter(|text| !text.contains(['\'', '"', '`', '$', '\\']))
+}
+
+/// Of several properties of this name, the one that says most: webpack's configuration has one, too.
 fn standalone(code: &str, absent: Finding) -> (Finding, Option<Span>) {
-    let Some((span, value)) = property(code, "output") else { return (absent, None) };
-    let literal = value.trim_end_matches("as const").trim();
-    let finding = match literal {
-        "'standalone'" | "\"standalone\"" | "`standalone`" => Finding::Yes,
-        "'export'" | "\"export\"" | "`export`" | "undefined" => Finding::No,
-        _ => Finding::Unknown,
-    };
-    (finding, Some(span))
+    let mut found = (absent, None);
+    for (span, value) in properties(code, "output") {
+        let finding = match literal(value) {
+            Some("standalone") => return (Finding::Yes, Some(span)),
+            Some(_) => Finding::No,
+            None if value == "undefined" => Finding::No,
+            // Webpack's is an object, Next's never.
+            None if value.starts_with('{') => continue,
+            None => Finding::Unknown,
+        };
+        if found.1.is_none() || finding == Finding::Unknown {
+            found = (finding, Some(span));
+        }
+    }
+    found
 }
 
 /// Whether the configuration takes properties from elsewhere: a spread, or a local module.
@@ -304,7 +351,7 @@ mod tests {
 
     fn facts(text: &str) -> NextFacts {
         let dir = RelPath::new("apps/web").unwrap();
-        NextFacts::of_config(&SourceFile::new("apps/web/next.config.ts", text), &dir)
+        NextFacts::of_config(&SourceFile::new("apps/web/next.config.ts", text), &dir, None)
     }
 
     #[test]
@@ -331,9 +378,26 @@ mod tests {
             ("const base = require( './base' );\nmodule.exports = { root: base.root }", Unknown),
             ("import '../env.mjs';\nexport default {}", Unknown),
             ("", Unknown),
+            ("export default { webpack(c) { c.output = { x: 1 }; return c }, output: 'standalone' }", Yes),
+            ("export default { webpack(c) { c.output = { x: 1 }; return c } }", No),
+            (
+                "const nextConfig = { output: 'standalone' };\nexport default withSentryConfig(withMDX(nextConfig), { silent: true });",
+                Yes,
+            ),
         ] {
             assert_eq!(facts(text).standalone, expected, "{text}");
         }
+    }
+
+    #[test]
+    fn what_paths_begin_and_end_with() {
+        let paths = |text: &str| {
+            let facts = facts(&format!("export default {{ {text} }}"));
+            (facts.base_path, facts.trailing_slash)
+        };
+        assert_eq!(paths(""), (Some(String::new()), false));
+        assert_eq!(paths("basePath: '/docs', trailingSlash: true"), (Some("/docs".to_owned()), true));
+        assert_eq!(paths("basePath: process.env.BASE, trailingSlash: false"), (None, false));
     }
 
     #[test]
@@ -372,10 +436,24 @@ mod tests {
         apps/web/next.config.ts:3:20: the application does not build a standalone server
           add the line `output: 'standalone',` to the configuration in `apps/web/next.config.ts`
         apps/web/next.config.ts:3:20: `outputFileTracingRoot` is not set, so Next guesses which files belong to the server
-          set it to the workspace root: `outputFileTracingRoot: path.join(import.meta.dirname, '../..'),`
+          set it to the workspace root: `outputFileTracingRoot: path.join(__dirname, '../..'),`
         apps/web/next.config.ts:3:20: the build id is random, so two builds of the same sources differ
           add `generateBuildId: () => process.env.WBUILD_BUILD_ID ?? null,`
         ");
+    }
+
+    /// Next 14.2, 15.5 and 16.4 put the server of an application without the setting below its path from the lockfile.
+    #[test]
+    fn newer_versions_find_the_root_themselves() {
+        let dir = RelPath::new("apps/web").unwrap();
+        let said = |name: &str, version: &str| {
+            let text = "export default { output: 'standalone' }";
+            let facts = NextFacts::of_config(&SourceFile::new(name, text), &dir, Some(version));
+            facts.diagnostics.iter().flat_map(|found| found.hints.clone()).collect::<Vec<_>>().join("\n")
+        };
+        assert!(!said("next.config.mjs", "16.4.6").contains("outputFileTracingRoot"));
+        assert!(said("next.config.mjs", "12.3.4").contains("import.meta.dirname"));
+        assert!(said("next.config.ts", "13.5.0").contains("__dirname"));
     }
 
     #[test]

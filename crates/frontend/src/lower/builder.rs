@@ -35,6 +35,9 @@ const SCRATCH: [&str; 7] = [
     "app/**/next-env.d.ts",
 ];
 
+/// What stays out even where everything is an output.
+pub(super) const CACHES: [&str; 2] = ["app/**/.turbo/**", "app/**/node_modules/.cache/**"];
+
 /// The built workspace.
 #[derive(Debug)]
 pub(super) struct Builder {
@@ -199,12 +202,18 @@ impl Lowering<'_> {
         let mut include = below_root(&task.outputs.include);
         let mut exclude = below_root(&task.outputs.exclude);
         let mut expected: Vec<String> = SCRATCH.map(str::to_owned).to_vec();
+        if task.keeps_everything {
+            push_once(&mut include, "app/**".to_owned());
+            CACHES.into_iter().for_each(|cache| push_once(&mut exclude, cache.to_owned()));
+        }
         if let Some(next) = next {
             let dist = glob(&in_root(&self.input.project.app.dir).join_path(&next.dist));
             // Whatever turbo.json says, this is what the image is made of.
             push_once(&mut include, format!("{dist}/**"));
             push_once(&mut exclude, format!("{dist}/cache/**"));
             expected.push(format!("{dist}/cache/**"));
+            // Next adds to it what it misses.
+            expected.push(format!("{}/tsconfig.json", glob(&in_root(&self.input.project.app.dir))));
             if self.spec().normalise.next_trace {
                 for name in NEXT_TRACES {
                     push_once(&mut exclude, format!("{dist}/{name}"));

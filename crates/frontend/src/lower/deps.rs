@@ -4,6 +4,7 @@ use wbuild_graph::{
 };
 use wbuild_report::VertexId;
 
+use super::builder::CACHES;
 use super::environment::Environments;
 use super::{BY_ROOT, Lowering, Stage, entry, in_root, shown};
 use crate::HistoryRow;
@@ -136,7 +137,7 @@ impl Lowering<'_> {
 
     fn pnpm_store(&self) -> Mount {
         let platform = self.input.platform;
-        let version = match self.input.project.pnpm_major() {
+        let version = match self.input.project.pnpm_major {
             ..=9 => 3,
             10 => 10,
             _ => 11,
@@ -193,7 +194,13 @@ impl Lowering<'_> {
             secret_env: Vec::new(),
             hosts: Vec::new(),
             limits: StepLimits::default(),
-            capture: Capture::All,
+            // Everything, but named by what it is: a script that runs again, since something that it may have read has
+            // changed, mostly writes the same.
+            capture: Capture::Outputs {
+                include: vec!["**".to_owned()],
+                exclude: CACHES.map(str::to_owned).to_vec(),
+                expected: CACHES.map(str::to_owned).to_vec(),
+            },
             times: StepTimes::Kept,
             on_failure: Vec::new(),
         };

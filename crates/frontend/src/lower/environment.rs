@@ -42,7 +42,7 @@ impl Environments {
             image: variables,
             tasks: input.spec.env.clone(),
             declared,
-            prefix: setting_prefix(input.project.pnpm_major()),
+            prefix: setting_prefix(input.project.pnpm_major),
         }
     }
 

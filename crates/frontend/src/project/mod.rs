@@ -15,6 +15,8 @@ pub struct Project {
     pub app: App,
     /// The version of pnpm that is pinned.
     pub pnpm: Option<String>,
+    /// The major of pnpm whose rules hold.
+    pub pnpm_major: u32,
     /// The install of the closure.
     pub install: Install,
     /// The tasks to run, each after those it depends on. Tasks without a command pass through.
@@ -28,13 +30,6 @@ pub struct Project {
     pub foreign: Vec<ForeignPackage>,
     /// What is probably not as its author believes.
     pub warnings: Vec<Diagnostic>,
-}
-
-impl Project {
-    /// The major of the pinned pnpm; 10 when none is.
-    pub(crate) fn pnpm_major(&self) -> u32 {
-        self.pnpm.as_deref().and_then(|version| version.split('.').next()?.parse().ok()).unwrap_or(10)
-    }
 }
 
 /// The application.
@@ -132,6 +127,9 @@ pub struct Task {
     pub near_misses: Vec<EntryPath>,
     /// What it writes.
     pub outputs: Outputs,
+    /// Whether everything that it writes is an output, declared or not: nobody declares what a task writes that is never
+    /// cached (`cache: false`), and what it writes is there for the tasks after it.
+    pub keeps_everything: bool,
     /// Names, with `*`, whose values are in the key: its `env` and the workspace's `globalEnv`. `!` takes away.
     pub env: Vec<String>,
     /// Names, with `*`, of which only the name is in the key.

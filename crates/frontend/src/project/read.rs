@@ -6,8 +6,9 @@ use wbuild_oci::Platform;
 use wbuild_report::{Diagnostic, Hint as _, Severity, nearest};
 use wbuild_tree::EntryPath;
 use wbuild_workspace::{
-    Closure, Content, EnvNames, Files, Finding, GitIgnores, InstallPlan, Manifest, NextFacts, Npmrc,
-    NpmrcKind, RelPath, TaskGraph, TurboConfigs, Workspace, WorkspaceError, check_frozen, tsconfig_chain,
+    Closure, Content, DirectoryUsage, EnvNames, Files, Finding, GitIgnores, InstallPlan, Manifest, NextFacts,
+    Npmrc, NpmrcKind, PathError, RelPath, TaskGraph, TurboConfigs, Why, Workspace, WorkspaceError,
+    check_frozen, command_words, tsconfig_chain,
 };
 
 use super::{
@@ -25,6 +26,8 @@ pub struct ProjectSource<'a> {
     pub files: &'a dyn Files,
     /// All files and links of the build context, the ignored ones already left out (decision 5).
     pub listing: &'a [RelPath],
+    /// The symbolic links among them that lead to something inside the root, with what they lead to.
+    pub links: &'a BTreeMap<RelPath, RelPath>,
     /// The workspace, already read.
     pub workspace: &'a Workspace,
     /// What is to be built.
@@ -77,10 +80,12 @@ impl Project {
             None => None,
         };
         let tasks = reader.tasks(&mut warnings)?;
+        reader.undeclared_entries(&mut warnings);
         Ok(Self {
             root: workspace.root().name.as_ref().map_or(source.fallback_name, |name| &name.value).to_owned(),
             app: App { name: manifest.label().to_owned(), dir: entry(&manifest.dir), next },
             pnpm: workspace.settings.pnpm_version.clone(),
+            pnpm_major: workspace.settings.pnpm_major,
             install: reader.install(&plan),
             sources: reader.all_sources(&tasks),
             tasks,
@@ -238,18 +243,88 @@ impl<'a> Reader<'a> {
         install
     }
 
-    /// A package's script sees the package; one of the root sees the manifest and what its command names.
+    /// What a lifecycle script sees: its package (of the root, the manifest, and everything that is in no other package
+    /// where the root is the application), and what its command names. A command that runs scripts of other packages
+    /// sees all of them.
     fn lifecycle_inputs(&self, dir: &RelPath, command: &str) -> Vec<EntryPath> {
-        if !dir.is_root() {
-            return self.package(dir).map(entry).collect();
-        }
-        let words = command.split(|c: char| c.is_whitespace() || "\"';&|()=".contains(c));
-        let mut named: BTreeSet<RelPath> = words.filter_map(|word| RelPath::new(word).ok()).collect();
-        named.remove(&RelPath::root());
-        let wanted = |path: &&RelPath| {
-            path.as_str() == "package.json" || named.iter().any(|name| path.is_within(name))
+        let words = self.all_words(dir, command);
+        let mut named: BTreeSet<RelPath> = words
+            .iter()
+            .flat_map(|word| [dir.join(word), RelPath::new(word)])
+            .chain(self.by_habit(dir, &words))
+            .flatten()
+            .filter(|path| !path.is_root() && path != dir)
+            .collect();
+        let elsewhere = |word: &&str| {
+            let options = ["-r", "--recursive", "-F", "--filter", "turbo"];
+            options.contains(word) || word.starts_with("--filter=")
         };
-        self.source.listing.iter().filter(wanted).map(entry).collect()
+        let others = words.iter().any(|word| elsewhere(&word.as_str()));
+        named.extend(["package.json"].into_iter().filter_map(|name| dir.join(name).ok()));
+        let own = !dir.is_root() || self.closure.app.is_root();
+        let package = |path: &RelPath| match dir.is_root() {
+            false => path.is_within(dir),
+            // Nothing reads the texts at the root.
+            true if path.as_str().ends_with(".md") && !path.as_str().contains('/') => false,
+            true => {
+                !self.source.workspace.packages.keys().any(|other| !other.is_root() && path.is_within(other))
+            }
+        };
+        let of_closure =
+            |path: &RelPath| self.packages.keys().any(|package| path.is_within(package)) || package(path);
+        let mut files: BTreeSet<RelPath> = self
+            .source
+            .listing
+            .iter()
+            .filter(|path| {
+                let seen = own && package(path) || others && of_closure(path);
+                seen && !self.ignores.is_ignored(path) || named.iter().any(|name| path.is_within(name))
+            })
+            .cloned()
+            .collect();
+        self.follow_links(&mut files);
+        files.iter().map(entry).collect()
+    }
+
+    /// The words of a command and of the package's scripts that it runs by name.
+    fn all_words(&self, dir: &RelPath, command: &str) -> BTreeSet<String> {
+        let scripts = self.source.workspace.package(dir).map(|package| &package.scripts);
+        let mut all = BTreeSet::new();
+        let mut pending = vec![command];
+        while let Some(command) = pending.pop() {
+            for word in command_words(command) {
+                // `--schema=prisma/schema.prisma`
+                let value = word.split_once('=').map_or(word, |(_, value)| value);
+                for word in [word, value] {
+                    if all.insert(word.to_owned()) {
+                        pending.extend(scripts.and_then(|s| s.get(word)).map(|script| script.value.as_str()));
+                    }
+                }
+            }
+        }
+        all
+    }
+
+    /// The files outside of its package that a task's command names, itself or in a script that it runs: turbo counts them
+    /// only where `inputs` or `globalDependencies` do, but they are there for it.
+    fn named_elsewhere(&self, dir: &RelPath, command: &str) -> Vec<RelPath> {
+        let words = self.all_words(dir, command);
+        let named =
+            words.iter().filter(|word| word.starts_with("../")).filter_map(|word| dir.join(word).ok());
+        let files = named.filter(|path| !path.is_root()).flat_map(|path| {
+            let own = self.listing.binary_search(&&path).map(|at| self.listing[at]).ok();
+            let below = self.below(&path).iter().copied().filter(|path| !self.ignores.is_ignored(path));
+            own.into_iter().chain(below).cloned().collect::<Vec<_>>()
+        });
+        files.collect()
+    }
+
+    /// What programs look for without being told.
+    fn by_habit(&self, dir: &RelPath, words: &BTreeSet<String>) -> Vec<Result<RelPath, PathError>> {
+        let prisma = words.contains("prisma").then_some(["prisma", "schema.prisma", "prisma.config.ts"]);
+        let patches = words.contains("patch-package").then_some(["patches"; 1]);
+        let names = prisma.into_iter().flatten().chain(patches.into_iter().flatten());
+        names.map(|name| dir.join(name)).collect()
     }
 
     fn tasks(&self, warnings: &mut Vec<Diagnostic>) -> Result<Vec<Task>, WorkspaceError> {
@@ -267,7 +342,12 @@ impl<'a> Reader<'a> {
             inputs.extend(self.source.listing.iter().filter(|path| global.matches(path)).cloned());
             for package in reached.iter().chain([dir]) {
                 inputs.extend(self.configuration(package, &mut chains, warnings)?);
+                inputs.extend(self.linked(package));
             }
+            if let Some(command) = &task.command {
+                inputs.extend(self.named_elsewhere(dir, &command.value));
+            }
+            self.follow_links(&mut inputs);
             let near_misses = self
                 .package(dir)
                 .chain(self.at_root())
@@ -284,6 +364,7 @@ impl<'a> Reader<'a> {
                 inputs: inputs.iter().map(entry).collect(),
                 near_misses,
                 outputs: globs::outputs(dir, written),
+                keeps_everything: !task.cache,
                 env: names([&task.env, &self.graph.global.env]),
                 pass_through: names([&task.pass_through_env, &self.graph.global.pass_through_env]),
             });
@@ -291,12 +372,89 @@ impl<'a> Reader<'a> {
         Ok(tasks)
     }
 
+    /// The files of folders that a package links to and that are no packages of the workspace: with `link:`, or since
+    /// an override has its dependencies link to them.
+    fn linked(&self, package: &RelPath) -> Vec<RelPath> {
+        let plain = self.source.workspace.plain_links(package);
+        let linked = self.closure.directories.iter().filter(|(dir, directory)| {
+            let indirect =
+                matches!(&directory.why, Why::Dependency(link) if !link.through.is_empty() || link.from.is_root());
+            directory.usage == DirectoryUsage::Linked && (indirect || plain.contains(dir))
+        });
+        let files = linked.flat_map(|(dir, _)| self.below(dir)).filter(|path| !self.ignores.is_ignored(path));
+        files.map(|path| (*path).clone()).collect()
+    }
+
+    /// Adds what symbolic links among the files lead to: whoever reads the link reads that.
+    fn follow_links(&self, files: &mut BTreeSet<RelPath>) {
+        let mut pending: Vec<&RelPath> = self.source.links.keys().collect();
+        loop {
+            let before = pending.len();
+            pending.retain(|link| {
+                if !files.contains(*link) {
+                    return true;
+                }
+                let target = &self.source.links[*link];
+                if self.listing.binary_search(&target).is_ok() {
+                    files.insert(target.clone());
+                } else if !target.is_root() {
+                    let below = self.below(target).iter().filter(|path| !self.ignores.is_ignored(path));
+                    files.extend(below.map(|path| (*path).clone()));
+                }
+                false
+            });
+            if pending.len() == before {
+                return;
+            }
+        }
+    }
+
+    /// Warns about packages that are loaded by files which nobody committed and no task of theirs declares: they are built,
+    /// dropped, and missed by whoever loads them.
+    fn undeclared_entries(&self, warnings: &mut Vec<Diagnostic>) {
+        let app = &self.closure.app;
+        for dir in self.closure.packages.keys().filter(|dir| !dir.is_root() && *dir != app) {
+            let tasks: Vec<_> =
+                self.graph.tasks.iter().filter(|t| t.id.dir == *dir && t.command.is_some()).collect();
+            let Some(last) = tasks.last().filter(|_| tasks.iter().all(|task| task.cache)) else { continue };
+            let Some(package) = self.source.workspace.package(dir) else { continue };
+            let missing = package.entry_points().into_iter().find(|entry| {
+                let Ok(path) = dir.join(&entry.value) else { return false };
+                let exists = self.listing.binary_search(&&path).is_ok() || !self.below(&path).is_empty();
+                // Without an extension, Node tries several.
+                let whole = path.name().is_some_and(|name| name.contains('.'));
+                whole && !exists && !self.graph.tasks.iter().any(|task| task.outputs.matches(&path))
+            });
+            if let Some(entry) = missing {
+                let message = format!(
+                    "`{}` is loaded by `{}`, which is no file of it, and no task declares it as an output",
+                    package.label(),
+                    entry.value
+                );
+                let folder =
+                    entry.value.trim_start_matches("./").split('/').next().unwrap_or_default().to_owned();
+                warnings.push(
+                    Diagnostic::warning(&entry.place.file, message)
+                        .at(entry.place.span, "missing for whoever loads it")
+                        .hint(format!(
+                            "if `{}` writes it, add `{folder}/**` to its `outputs` in turbo.json",
+                            last.id
+                        )),
+                );
+            }
+        }
+    }
+
     /// The workspace packages that a package depends on, also through others.
     fn reached(&self, dir: &RelPath) -> BTreeSet<RelPath> {
+        let workspace = self.source.workspace;
         let mut found = BTreeSet::new();
         let mut pending = vec![dir.clone()];
         while let Some(package) = pending.pop() {
-            for dependency in self.source.workspace.internal_dependencies(&package) {
+            let mut dependencies = workspace.internal_dependencies(&package);
+            let plain = workspace.plain_links(&package).into_iter();
+            dependencies.extend(plain.filter(|target| workspace.packages.contains_key(target)));
+            for dependency in dependencies {
                 if dependency != *dir && found.insert(dependency.clone()) {
                     pending.push(dependency);
                 }

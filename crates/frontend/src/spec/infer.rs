@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use wbuild_report::{Diagnostic, SourceFile};
 use wbuild_tree::EntryPath;
+use wbuild_workspace::VersionRange;
 
 use super::{
     BuildSpec, DevSpec, InstallSpec, Layer, Normalise, Origin, Probe, RunnerSpec, SecretSpec, SecretTarget,
@@ -33,8 +34,12 @@ pub struct InferFacts {
     pub dist: Option<EntryPath>,
     /// The version of pnpm that `packageManager` pins.
     pub pnpm: Option<String>,
+    /// The major of pnpm whose rules hold.
+    pub pnpm_major: u32,
     /// The version of turbo in the lockfile.
     pub turbo: Option<String>,
+    /// Whether there is a turbo.json.
+    pub turbo_config: bool,
     /// The version of Node.
     pub node: Option<NodeVersion>,
     /// Whether dependencies may build native code when they are installed.
@@ -56,18 +61,50 @@ pub struct NodeVersion {
     pub from: String,
 }
 
+/// Majors of Node, the ones to choose first where several will do.
+const NODES: [u32; 6] = [22, 24, 20, 18, 16, 26];
+
+/// The majors that `lts/NAME` means.
+const LTS: [(&str, &str); 6] = [
+    ("gallium", "16"),
+    ("hydrogen", "18"),
+    ("iron", "20"),
+    ("jod", "22"),
+    ("krypton", "24"),
+    ("*", DEFAULT_NODE),
+];
+
 impl NodeVersion {
-    /// From the text of `.node-version` or `.nvmrc`; `None` when that names no version by number.
+    /// From the text of `.node-version`, `.nvmrc` or `.tool-versions`; `None` when that names no version by number or
+    /// by the name of a long-term release.
     pub fn from_file(name: &str, text: &str) -> Option<Self> {
-        let version = text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#'))?;
-        Some(Self { version: numeric(version)?, from: name.to_owned() })
+        let mut lines = text.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
+        let version = match name {
+            ".tool-versions" => lines.find_map(|line| {
+                let mut words = line.split_whitespace();
+                matches!(words.next(), Some("nodejs" | "node")).then(|| words.next()).flatten()
+            })?,
+            _ => lines.find(|line| !line.is_empty())?,
+        };
+        let version = match version.to_ascii_lowercase().strip_prefix("lts/") {
+            Some(lts) => LTS.iter().find(|(name, _)| *name == lts).map(|(_, major)| (*major).to_owned()),
+            None => numeric(version),
+        };
+        Some(Self { version: version?, from: name.to_owned() })
     }
 
-    /// From a range of `engines`: the version itself, or the least one that is asked for.
+    /// From a range of `engines`. A range says what a package runs on at all, so of the majors in it the usual one is
+    /// taken; where it allows no major as a whole, the first version that it names.
     pub fn from_engines(range: &str) -> Option<Self> {
-        let first = range.split("||").next()?.trim_start_matches(['^', '~', '>', '=', 'v', ' ']);
-        let version = first.split_whitespace().next()?.trim_end_matches(".x");
-        Some(Self { version: numeric(version)?, from: format!("engines.node `{range}`") })
+        let parsed = VersionRange::parse(range)?;
+        let version = match NODES.into_iter().find(|major| parsed.allows_newest_of(*major)) {
+            Some(major) => major.to_string(),
+            None => {
+                let first = range.split("||").next()?.trim_start_matches(['^', '~', '=', 'v', ' ']);
+                numeric(first.split_whitespace().next()?.trim_end_matches(".x"))?
+            }
+        };
+        Some(Self { version, from: format!("engines.node `{range}`") })
     }
 }
 
@@ -91,6 +128,10 @@ pub fn infer(facts: &InferFacts) -> Result<Spec, Vec<Diagnostic>> {
         "Inferred, since there is no wbuild.toml. `wbuild image --print-spec > wbuild.toml` keeps it.",
     );
     note(&mut notes, "app", &format!("{}: {}", join(&facts.dir, "package.json"), facts.why));
+    if !facts.turbo_config {
+        let text = "no turbo.json: it runs after the scripts of this name of the packages that the application depends on";
+        note(&mut notes, "build.task", text);
+    }
     let mut guess = Spec {
         app: facts.app.clone(),
         base: base(facts, &mut notes),
@@ -102,7 +143,12 @@ pub fn infer(facts: &InferFacts) -> Result<Spec, Vec<Diagnostic>> {
         secrets: next_secrets(facts),
         runner: runner(facts, &mut notes),
         dev: facts.dev.then(|| DevSpec {
-            cmd: ["turbo", "run", "dev", &format!("--filter={}", facts.app)].map(str::to_owned).to_vec(),
+            cmd: match (&facts.turbo, facts.turbo_config) {
+                (Some(_), true) => {
+                    vec!["turbo".to_owned(), "run".to_owned(), "dev".to_owned(), filter(facts)]
+                }
+                _ => vec!["pnpm".to_owned(), filter(facts), "run".to_owned(), "dev".to_owned()],
+            },
             env: variables(&[
                 ("CHOKIDAR_USEPOLLING", "true"),
                 ("NEXT_TELEMETRY_DISABLED", "1"),
@@ -124,6 +170,11 @@ pub fn infer(facts: &InferFacts) -> Result<Spec, Vec<Diagnostic>> {
     spec.origin.inferred = true;
     spec.origin.notes = guess.origin.notes;
     Ok(spec)
+}
+
+/// The application as a filter of turbo and pnpm.
+fn filter(facts: &InferFacts) -> String {
+    format!("--filter={}", facts.app)
 }
 
 fn note(notes: &mut BTreeMap<String, String>, path: &str, text: &str) {
@@ -156,7 +207,7 @@ fn toolchain(facts: &InferFacts, notes: &mut BTreeMap<String, String>) -> Vec<St
             from.push("pnpm from packageManager");
         }
         None => {
-            tools.push("pnpm@10".to_owned());
+            tools.push(format!("pnpm@{}", facts.pnpm_major));
             from.push("no packageManager: pin pnpm there");
         }
     }

@@ -84,6 +84,8 @@ pub(crate) struct Example {
     pub(crate) images: BTreeMap<String, ImageConfig>,
     /// Lists the context backwards.
     pub(crate) backwards: bool,
+    /// Symbolic links, which are listed too.
+    pub(crate) links: BTreeMap<RelPath, RelPath>,
 }
 
 pub(crate) fn path(text: &str) -> RelPath {
@@ -117,6 +119,7 @@ impl Example {
             secrets: BTreeSet::new(),
             images: BTreeMap::from([("node:22.16.0-alpine".to_owned(), node)]),
             backwards: false,
+            links: BTreeMap::new(),
         }
     }
 
@@ -145,6 +148,7 @@ impl Example {
             listing.reverse();
         }
         Project::read(&ProjectSource {
+            links: &self.links,
             files: &self.files,
             listing: &listing,
             workspace: &workspace,

@@ -43,7 +43,7 @@ fn little_is_known_of_a_bare_workspace() {
     let printed = inferred(&example).print();
     for line in [
         "# from engines.node `>=20.19`",
-        "image = \"node:20.19-alpine\"",
+        "image = \"node:22-alpine\"",
         "# turbo from pnpm-lock.yaml; no packageManager: pin pnpm there; compilers, because dependencies may build native code",
         "# without a health route there is no healthcheck",
     ] {
@@ -68,4 +68,41 @@ fn several_applications_need_a_name() {
       hint: name one with `--app`
     ");
     assert_eq!(InferFacts::read(&example.files, &workspace, Some("web")).unwrap().app, "web");
+}
+
+#[test]
+fn a_workspace_without_turbo() {
+    let mut example = Example::new();
+    example.files.remove(&crate::example::path("turbo.json"));
+    let spec = inferred(&example);
+    assert_eq!(spec.dev.as_ref().unwrap().cmd, ["pnpm", "--filter=web", "run", "dev"]);
+    let printed = spec.print();
+    assert!(printed.contains("# no turbo.json: it runs after the scripts of this name"), "{printed}");
+    example.spec = printed;
+    example.lower().unwrap_or_else(|errors| panic!("{}", shown(&errors)));
+}
+
+#[test]
+fn health_routes_are_asked_where_they_answer() {
+    let probe = |config: &str, route: &str| {
+        let mut example = Example::new();
+        example.files.remove(&crate::example::path("apps/web/src/app/api/health/route.ts"));
+        example.files.insert(crate::example::path(&format!("apps/web/{route}")), "");
+        example.edit(
+            "apps/web/next.config.ts",
+            "output: 'standalone',",
+            &format!("output: 'standalone', {config}"),
+        );
+        let probe = inferred(&example).runner.healthcheck?;
+        let (_, path) = probe.cmd[2].split_once("||3000}")?;
+        Some(path.split('`').next()?.to_owned())
+    };
+    let route = "src/app/api/health/route.ts";
+    assert_eq!(probe("", route).as_deref(), Some("/api/health"));
+    assert_eq!(probe("", "src/app/(ops)/api/(x)/healthz/route.js").as_deref(), Some("/api/healthz"));
+    assert_eq!(probe("", "pages/api/health/index.ts").as_deref(), Some("/api/health"));
+    assert_eq!(probe("", "app/health/route.tsx").as_deref(), Some("/health"));
+    assert_eq!(probe("basePath: '/docs', trailingSlash: true,", route).as_deref(), Some("/docs/api/health/"));
+    assert_eq!(probe("basePath: process.env.BASE,", route), None, "nobody knows where to ask");
+    assert_eq!(probe("", "src/app/api/help/route.ts"), None);
 }

@@ -1,6 +1,6 @@
 use std::fmt::Write as _;
 
-use wbuild_frontend::{Definition, NoTarget, RowDelta};
+use wbuild_frontend::{Definition, NoTarget, RowDelta, Spec};
 use wbuild_graph::{Capture, FileAction, Files, MountKind, Op, Source, Vertex};
 use wbuild_report::Hint as _;
 
@@ -426,4 +426,138 @@ fn unknown_targets_are_guessed() {
         error.hints(),
         ["did you mean `runner`?", "the targets are `base`, `builder`, `deps`, `dev`, `runner`"]
     );
+}
+
+/// The inputs, of the context, of a task of the example.
+fn inputs_of(example: &Example, task: &str) -> Vec<String> {
+    let project = example.project(&Spec::parse(&example.spec_file()).unwrap());
+    let project = project.unwrap_or_else(|error| panic!("{}", shown(error.diagnostics())));
+    let task = project.tasks.into_iter().find(|found| found.id == task).unwrap();
+    task.inputs.iter().map(|path| String::from_utf8_lossy(path.as_bytes()).into_owned()).collect()
+}
+
+#[test]
+fn links_bring_what_they_lead_to() {
+    let mut example = Example::new();
+    for name in [
+        "shared/text.ts",
+        "shared/deep/more.ts",
+        "shared/deep/again",
+        "elsewhere/x.ts",
+        "apps/web/src/shared",
+    ] {
+        example.files.insert(path(name), "");
+    }
+    example.links.insert(path("apps/web/src/shared"), path("shared"));
+    example.links.insert(path("shared/deep/again"), path("elsewhere/x.ts"));
+    let found = inputs_of(&example, "web#build");
+    for wanted in ["apps/web/src/shared", "shared/text.ts", "shared/deep/more.ts", "elsewhere/x.ts"] {
+        assert!(found.iter().any(|path| path == wanted), "{wanted}");
+    }
+    assert!(!inputs_of(&example, "@repo/database#generate").iter().any(|path| path.starts_with("shared")));
+}
+
+#[test]
+fn commands_bring_what_they_name_outside_of_their_package() {
+    let mut example = Example::new();
+    example.files.insert(path("tools/with-env.sh"), "");
+    example.edit(
+        "apps/web/package.json",
+        "\"build\": \"next build\"",
+        "\"build\": \"pnpm with-env next build\", \"with-env\": \"sh ../../tools/with-env.sh\"",
+    );
+    assert!(inputs_of(&example, "web#build").iter().any(|path| path == "tools/with-env.sh"));
+}
+
+#[test]
+fn plain_links_bring_their_folders() {
+    let mut example = Example::new();
+    example.files.insert(path("design/tokens/package.json"), r#"{"name": "tokens"}"#);
+    example.files.insert(path("design/tokens/index.ts"), "");
+    let (from, to) = (
+        "\"@repo/ui\": \"workspace:*\",",
+        "\"@repo/ui\": \"workspace:*\", \"tokens\": \"link:../../design/tokens\",",
+    );
+    example.edit("apps/web/package.json", from, to);
+    let importer = "  apps/web:\n    dependencies:\n";
+    let locked = "      tokens:\n        specifier: link:../../design/tokens\n        version: link:../../design/tokens\n";
+    example.edit("pnpm-lock.yaml", importer, &format!("{importer}{locked}"));
+    assert!(inputs_of(&example, "web#build").iter().any(|path| path == "design/tokens/index.ts"));
+}
+
+/// Nobody declares what is never restored from a cache; the tasks after it need it all the same.
+#[test]
+fn uncached_tasks_keep_everything() {
+    let mut example = Example::new();
+    let turbo = r#"{"tasks": {
+        "build": {"dependsOn": ["^generate"], "outputs": [".next/**"]}, "generate": {"cache": false}}}"#;
+    example.files.insert(path("turbo.json"), turbo);
+    let lowered = example.lower().unwrap_or_else(|errors| panic!("{}", shown(&errors)));
+    let captured = |name: &str| {
+        let (_, vertex) = lowered.graph.iter().find(|(_, vertex)| vertex.name == name).unwrap();
+        let Op::Exec(exec) = &vertex.op else { panic!("{name} runs nothing") };
+        let Capture::Outputs { include, exclude, .. } = &exec.capture else {
+            panic!("{name} declares nothing")
+        };
+        format!("{} without {}", list(include), list(exclude))
+    };
+    assert_eq!(
+        captured("[builder] @repo/database#generate"),
+        "app/** without app/**/.turbo/** app/**/node_modules/.cache/**"
+    );
+    assert!(captured("[builder] web#build").starts_with("app/apps/web/.next/** without"));
+}
+
+#[test]
+fn lifecycle_scripts_see_what_they_need() {
+    let scripts = |prepare: &str| {
+        let mut example = Example::new();
+        example.edit(
+            "package.json",
+            "\"scripts\": {",
+            &format!(
+                "\"scripts\": {{ \"prepare\": \"{prepare}\", \"gen\": \"node scripts/compile-content.js\","
+            ),
+        );
+        let spec = Spec::parse(&example.spec_file()).unwrap();
+        let project = example.project(&spec).unwrap_or_else(|error| panic!("{}", shown(error.diagnostics())));
+        let found = project.install.scripts.into_iter().find(|script| script.event == "prepare");
+        found.map(|script| {
+            script
+                .inputs
+                .iter()
+                .map(|path| String::from_utf8_lossy(path.as_bytes()).into_owned())
+                .collect::<Vec<_>>()
+                .join(" ")
+        })
+    };
+    // There is no repository whose hooks could be installed.
+    assert_eq!(scripts("husky || true"), None);
+    assert_eq!(scripts("pnpm run gen").unwrap(), "package.json scripts/compile-content.js");
+    let generate = scripts("pnpm --filter @repo/database run generate").unwrap();
+    assert!(generate.contains("packages/database/prisma/schema.prisma"), "{generate}");
+    assert!(!generate.contains("apps/admin"), "{generate}");
+}
+
+#[test]
+fn packages_that_are_built_into_nowhere_are_named() {
+    let mut example = Example::new();
+    let (private, main) = ("\"private\": true,", "\"private\": true, \"main\": \"./dist/index.js\",");
+    example.edit("packages/ui/package.json", private, main);
+    let (check, build) = ("\"typecheck\": \"tsc\"", "\"build\": \"tsc\"");
+    example.edit("packages/ui/package.json", check, build);
+    let warned = |example: &Example| {
+        let spec = Spec::parse(&example.spec_file()).unwrap();
+        let project = example.project(&spec).unwrap_or_else(|error| panic!("{}", shown(error.diagnostics())));
+        shown(&project.warnings)
+    };
+    example.files.insert(
+        path("turbo.json"),
+        r#"{"tasks": {"build": {"dependsOn": ["^build"], "outputs": [".next/**"]}}}"#,
+    );
+    let said = warned(&example);
+    assert!(said.contains("`@repo/ui` is loaded by `./dist/index.js`, which is no file of it"), "{said}");
+    assert!(said.contains("add `dist/**` to its `outputs` in turbo.json"), "{said}");
+    example.edit("turbo.json", "\".next/**\"", "\".next/**\", \"dist/**\"");
+    assert!(!warned(&example).contains("is loaded by"), "{}", warned(&example));
 }

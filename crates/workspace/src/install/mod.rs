@@ -1,6 +1,8 @@
 //! What `pnpm install` of a closure needs: the files to put before it, and the fields of its key.
 
+mod hooks;
 mod manifest;
+mod pnpmfile;
 mod stubs;
 mod workspace_file;
 
@@ -33,7 +35,8 @@ pub struct InstallPlan {
     /// are unique and sorted. A change of a script, of a version that no range asks for, or of anything outside the
     /// closure changes no field.
     pub key: Vec<KeyField>,
-    /// The closure's own lifecycle scripts, in the order in which pnpm would run them. `--ignore-scripts` leaves them
+    /// The closure's own lifecycle scripts, in the order in which pnpm would run them. What only installs git's hooks or
+    /// checks which package manager it is run by is not among them: a build has no repository, and runs pnpm. `--ignore-scripts` leaves them
     /// out of the install; they run when the sources are there.
     pub scripts: Vec<LifecycleScript>,
     /// The pruned lockfile, which is among `files` too.
@@ -232,7 +235,7 @@ impl Planner<'_> {
             pnpmfiles.push(root(".pnpmfile.mjs"));
         }
         for path in pnpmfiles {
-            if self.files.read(&path)?.is_some() {
+            for path in pnpmfile::with_modules(self.files, &path)? {
                 self.plan(path.clone(), Content::Copy, false);
                 self.field(format!("pnpmfile/{path}"), KeyValue::File(path));
             }
@@ -281,7 +284,9 @@ fn scripts(workspace: &Workspace, closure: &Closure) -> Vec<LifecycleScript> {
     for node in order::topological_lenient(&edges) {
         let Some(package) = workspace.package(dirs[node]) else { continue };
         for event in LIFECYCLE {
-            if let Some(script) = package.scripts.get(event) {
+            if let Some(script) =
+                package.scripts.get(event).filter(|script| !hooks::only_hooks(&script.value))
+            {
                 found.push(LifecycleScript {
                     dir: package.dir.clone(),
                     event: event.to_owned(),

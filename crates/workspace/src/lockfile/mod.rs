@@ -20,6 +20,7 @@ use crate::{DependencyKind, RelPath};
 pub use header::{LockedCatalogEntry, LockedPatch, LockedSettings};
 pub(crate) use lines::list_items;
 pub(crate) use prune::Keep;
+pub(crate) use read::lockfile_major;
 pub(crate) use read::missing as missing_lockfile;
 pub use reference::Reference;
 

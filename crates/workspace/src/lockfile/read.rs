@@ -70,6 +70,18 @@ impl Lockfile {
     }
 }
 
+/// The major of pnpm that only can have written a lockfile, when its form says so: 6 is read by pnpm 8 only, and a document
+/// before the lock is written by pnpm 11 and later.
+pub(crate) fn lockfile_major(text: &str) -> Option<u32> {
+    let body = last_document(text);
+    let version = text[body.start..].lines().find_map(|line| line.strip_prefix("lockfileVersion:"))?;
+    match version.trim().trim_matches(['\'', '"']) {
+        version if version.starts_with("6.") => Some(8),
+        "9.0" if body.start > 0 => Some(11),
+        _ => None,
+    }
+}
+
 /// pnpm 11 and later may write a document of their own before the lock.
 fn last_document(text: &str) -> Span {
     let is_separator = |at: &usize| {
@@ -471,5 +483,5 @@ fn dependency_kind(key: &str) -> Option<DependencyKind> {
 pub(crate) fn missing() -> Diagnostic {
     let file = SourceFile::new(LOCKFILE, "");
     Diagnostic::error(&file, "the workspace has no pnpm-lock.yaml at its root")
-        .hint("write it with `pnpm install --lockfile-only` and commit it")
+        .hint("write it with `pnpm install --lockfile-only` and commit it, and check that .dockerignore does not leave it out")
 }

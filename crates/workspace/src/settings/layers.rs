@@ -56,19 +56,25 @@ impl<'a> Layers<'a> {
         self.major >= 11
     }
 
-    /// A setting by its camel-case name. The workspace file wins over the manifest as a whole: nothing is merged.
+    /// A setting by its camel-case name. Where the manifest has it, it wins over the workspace file as a whole: nothing is
+    /// merged (pnpm 10.0 to 10.30 write lockfiles so).
     pub(crate) fn find(&self, key: &str) -> Option<Found<'a>> {
-        if self.workspace_has_settings()
-            && let Some((file, document)) = self.workspace
-            && let Some(member) = document.member(key)
-        {
-            return Some(Found { file, member });
-        }
+        self.of_manifest(key).or_else(|| self.of_workspace(key))
+    }
+
+    fn of_workspace(&self, key: &str) -> Option<Found<'a>> {
+        let (file, document) = self.workspace.filter(|_| self.workspace_has_settings())?;
+        Some(Found { file, member: document.member(key)? })
+    }
+
+    fn of_manifest(&self, key: &str) -> Option<Found<'a>> {
         if self.workspace_only() || !MANIFEST_SETTINGS.contains(&key) {
             return None;
         }
         let member = self.root.document.get("pnpm")?.member(key)?;
-        Some(Found { file: &self.root.file, member })
+        // Overrides that override nothing are as good as none.
+        let none = key == "overrides" && member.node.is_empty();
+        (!none).then_some(Found { file: &self.root.file, member })
     }
 
     /// A plain setting, also from .npmrc (as `kebab-case`), as text.
@@ -93,18 +99,13 @@ impl<'a> Layers<'a> {
 
     /// Every setting in force that stands in the workspace file or the manifest.
     pub(crate) fn all(&self) -> Vec<Found<'a>> {
-        let mut found: Vec<Found<'a>> = Vec::new();
-        if self.workspace_has_settings()
-            && let Some((file, document)) = self.workspace
-        {
-            found.extend(document.members().iter().map(|member| Found { file, member }));
-        }
-        if !self.workspace_only() {
-            let pnpm = self.root.document.get("pnpm").map(Node::members).unwrap_or_default();
-            for member in pnpm.iter().filter(|member| MANIFEST_SETTINGS.contains(&member.key.as_str())) {
-                if !found.iter().any(|other| other.member.key == member.key) {
-                    found.push(Found { file: &self.root.file, member });
-                }
+        let pnpm = self.root.document.get("pnpm").map(Node::members).unwrap_or_default();
+        let mut found: Vec<Found<'a>> =
+            pnpm.iter().filter_map(|member| self.of_manifest(&member.key)).collect();
+        let of_workspace = self.workspace.map(|(_, document)| document.members()).unwrap_or_default();
+        for member in of_workspace {
+            if !found.iter().any(|other| other.member.key == member.key) {
+                found.extend(self.of_workspace(&member.key));
             }
         }
         found
@@ -128,6 +129,7 @@ impl<'a> Layers<'a> {
                 }
             }
         }
+        self.warn_hidden(diagnostics);
         if !self.workspace_only() {
             return;
         }
@@ -155,6 +157,21 @@ impl<'a> Layers<'a> {
                         .hint(format!("write it as `{}` in pnpm-workspace.yaml", camel_case(&line.key))),
                 );
             }
+        }
+    }
+}
+
+impl Layers<'_> {
+    /// Warns about settings of the workspace file that the manifest has, too.
+    fn warn_hidden(&self, diagnostics: &mut Vec<Diagnostic>) {
+        for key in MANIFEST_SETTINGS {
+            let (Some(hidden), Some(_)) = (self.of_workspace(key), self.of_manifest(key)) else { continue };
+            let message = format!("pnpm {} takes `{key}` from `pnpm` of package.json alone", self.major);
+            diagnostics.push(
+                Diagnostic::warning(hidden.file, message)
+                    .at(hidden.member.key_span, "has no effect")
+                    .hint("move what stands in package.json here"),
+            );
         }
     }
 }

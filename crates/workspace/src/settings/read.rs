@@ -6,13 +6,15 @@ use wbuild_report::{Diagnostic, SourceFile, nearest};
 use super::layers::{Found, Layers};
 use super::{ASSUMED_PNPM_MAJOR, Architectures, BuildPolicy, Selector, Settings, catalog_name};
 use crate::document::{Extract, Located, Node};
-use crate::{Manifest, Npmrc, RelPath};
+use crate::{Manifest, Npmrc, RelPath, VersionRange};
 
-/// Reads the settings in force. Problems are added to `diagnostics`.
+/// Reads the settings in force. `written_by` is the major that the lockfile was surely written by. Problems are added to
+/// `diagnostics`.
 pub(crate) fn read(
     workspace: Option<(&Arc<SourceFile>, &Node)>,
     root: &Manifest,
     npmrc: Option<&Npmrc>,
+    written_by: Option<u32>,
     diagnostics: &mut Vec<Diagnostic>,
 ) -> Settings {
     let pinned = root.package_manager.as_ref();
@@ -24,7 +26,8 @@ pub(crate) fn read(
         );
     }
     let pinned = pinned.filter(|pinned| pinned.value.name == "pnpm");
-    let major = pinned.and_then(|pinned| pinned.value.major()).unwrap_or(ASSUMED_PNPM_MAJOR);
+    let major =
+        pinned.and_then(|pinned| pinned.value.major()).or(written_by).unwrap_or_else(|| assumed_major(root));
     let layers = Layers { major, workspace, root, npmrc };
     layers.warn_misplaced(diagnostics);
 
@@ -64,6 +67,13 @@ pub(crate) fn read(
         in_force: reader.in_force(),
         catalogs,
     }
+}
+
+/// What `engines.pnpm` asks for, where nothing pins a version.
+fn assumed_major(root: &Manifest) -> u32 {
+    let range = root.engines.get("pnpm").and_then(|range| VersionRange::parse(&range.value));
+    let allowed = |major: &u32| range.as_ref().is_none_or(|range| range.allows_newest_of(*major));
+    [ASSUMED_PNPM_MAJOR, 9, 11, 12].into_iter().find(allowed).unwrap_or(ASSUMED_PNPM_MAJOR)
 }
 
 fn read_catalogs(
@@ -120,17 +130,18 @@ impl Reader<'_, '_> {
     ) -> BTreeMap<String, Located<String>> {
         let root = self.layers.root;
         let mut overrides = BTreeMap::new();
-        let from_workspace =
-            self.layers.find("overrides").is_some_and(|found| !Arc::ptr_eq(found.file, &root.file));
-        // Yarn's `resolutions` count as overrides as long as the manifest does.
+        // Yarn's `resolutions` count as overrides as long as the manifest does, and hide those of the workspace file.
         if self.layers.major < 11
-            && !from_workspace
             && let Some(node) = root.document.get("resolutions")
         {
             overrides =
                 Extract { file: &root.file, diagnostics: self.diagnostics }.string_map("resolutions", node);
         }
-        overrides.extend(self.string_map("overrides").unwrap_or_default());
+        let hidden = !overrides.is_empty()
+            && self.layers.find("overrides").is_some_and(|found| !Arc::ptr_eq(found.file, &root.file));
+        if !hidden {
+            overrides.extend(self.string_map("overrides").unwrap_or_default());
+        }
         let installed = root.installed();
         for (selector, spec) in &mut overrides {
             let Some(parsed) = Selector::parse(selector) else {
@@ -269,7 +280,7 @@ mod tests {
         let package = SourceFile::new("package.json", package);
         let root = Manifest::parse(&RelPath::root(), &package, &mut diagnostics).unwrap();
         let npmrc = Npmrc::parse(&SourceFile::new(".npmrc", npmrc));
-        let settings = read(Some((&yaml, &node)), &root, Some(&npmrc), &mut diagnostics);
+        let settings = read(Some((&yaml, &node)), &root, Some(&npmrc), None, &mut diagnostics);
         let said = diagnostics.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
         (settings, said)
     }
@@ -283,18 +294,42 @@ mod tests {
         let (settings, said) = settings(
             YAML,
             r#"{"packageManager": "pnpm@10.18.2", "devDependencies": {"ws": "8.0.0"},
-                "pnpm": {"overrides": {"gone": "1"}, "ignoredOptionalDependencies": ["fsevents"]}}"#,
+                "pnpm": {"overrides": {}, "ignoredOptionalDependencies": ["fsevents"]}}"#,
             "node-linker=hoisted\nauto-install-peers=true\n",
         );
         assert_eq!(said, "");
         assert_eq!(settings.overrides["react"].value, "^19.0.0");
         assert_eq!(settings.overrides["next>ws"].value, "8.0.0");
-        assert!(!settings.overrides.contains_key("gone"), "the workspace file wins as a whole");
         assert_eq!(settings.ignored_optional_dependencies[0].value, "fsevents");
         assert_eq!(settings.patched_dependencies["ms@2.1.3"].value.as_str(), "patches/ms.patch");
         assert_eq!(settings.node_linker, "hoisted");
         assert!(!settings.auto_install_peers);
         assert!(settings.builds.allows("sharp", "1") && !settings.builds.allows("esbuild", "1"));
+    }
+
+    #[test]
+    fn engines_say_which_pnpm_where_nothing_pins_one() {
+        for (engines, expected) in
+            [(">=9", 10), ("^9.12.0", 9), (">=9 <10", 9), (">=11", 11), ("nonsense", 10)]
+        {
+            let package = format!(r#"{{"engines": {{"pnpm": "{engines}"}}}}"#);
+            let (settings, _) = settings("packages: []\n", &package, "");
+            assert_eq!((settings.pnpm_major, settings.pnpm_version), (expected, None), "{engines}");
+        }
+        let pinned = r#"{"devEngines": {"packageManager": {"name": "pnpm", "version": "9.15.9"}}}"#;
+        assert_eq!(settings("packages: []\n", pinned, "").0.pnpm_version.as_deref(), Some("9.15.9"));
+    }
+
+    /// What pnpm 10.0, 10.6, 10.18 and 10.30 wrote into lockfiles.
+    #[test]
+    fn pnpm_10_takes_a_setting_from_the_manifest_alone_where_both_have_it() {
+        let both = r#"{"packageManager": "pnpm@10.18.2", "pnpm": {"overrides": {"kept": "1"}}}"#;
+        let (of_both, said) = settings("packages: []\noverrides:\n  gone: '2'\n", both, "");
+        assert_eq!(of_both.overrides.keys().collect::<Vec<_>>(), ["kept"]);
+        insta::assert_snapshot!(said, @"pnpm-workspace.yaml:2:1: pnpm 10 takes `overrides` from `pnpm` of package.json alone");
+        let yarn = r#"{"packageManager": "pnpm@10.18.2", "resolutions": {"ms": "2.1.3"}}"#;
+        let (of_yarn, _) = settings("packages: []\noverrides:\n  gone: '2'\n", yarn, "");
+        assert_eq!(of_yarn.overrides.keys().collect::<Vec<_>>(), ["ms"]);
     }
 
     #[test]

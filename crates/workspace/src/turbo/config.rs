@@ -1,18 +1,21 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use wbuild_report::{Diagnostic, SourceFile, nearest};
+use wbuild_report::{Diagnostic, SourceFile, Span, nearest};
 
+use super::ROOT_NAME;
 use crate::document::{Dialect, Extract, Located, Member, Node, Value, parse_json};
 use crate::error::without_errors;
 use crate::source::{MAX_CONFIG, read_source};
 use crate::{Files, RelPath, Workspace, WorkspaceError};
 
 /// The keys of a task that turbo knows.
-const TASK_KEYS: [&str; 15] = [
+const TASK_KEYS: [&str; 17] = [
     "cache",
     "dependsOn",
     "description",
+    // Of turbo 1.
+    "dotEnv",
     "env",
     "envMode",
     "experimentalCI",
@@ -21,6 +24,8 @@ const TASK_KEYS: [&str; 15] = [
     "interactive",
     "interruptible",
     "outputLogs",
+    // Of turbo 1.
+    "outputMode",
     "outputs",
     "passThroughEnv",
     "persistent",
@@ -36,8 +41,10 @@ pub struct TurboConfig {
     pub file: Arc<SourceFile>,
     /// `extends`: `//`, and since turbo 2.6 names of packages.
     pub extends: Vec<Located<String>>,
-    /// `tasks`: name, `package#name` or `//#name` to what is written.
+    /// `tasks`, `pipeline` in turbo 1: name, `package#name` or `//#name` to what is written.
     pub tasks: BTreeMap<String, TaskConfig>,
+    /// Where `pipeline` stands, if it does.
+    pub(super) pipeline: Option<Span>,
     /// `globalDependencies` (or `global.inputs`).
     pub global_dependencies: Vec<Located<String>>,
     /// `globalEnv`
@@ -90,7 +97,9 @@ impl TaskConfig {
 pub struct TurboConfigs {
     /// By directory; the root's is always there.
     pub by_dir: BTreeMap<RelPath, TurboConfig>,
-    /// Whether the workspace root has no configuration, so that the root's is an empty one.
+    /// Whether the workspace root has no configuration, so that the root's is inferred from the scripts: a script runs
+    /// after that of the same name of the packages that its own depends on, as `pnpm run --recursive` has it, and
+    /// whatever it writes stays.
     pub missing: bool,
     /// What is probably not as its author believes.
     pub warnings: Vec<Diagnostic>,
@@ -106,31 +115,25 @@ impl TurboConfigs {
                 by_dir.insert(dir.clone(), config);
             }
         }
-        let warnings = without_errors(diagnostics)?;
         let missing = !by_dir.contains_key(&RelPath::root());
         if missing {
-            by_dir.insert(RelPath::root(), TurboConfig::empty());
+            by_dir.insert(RelPath::root(), TurboConfig::inferred(workspace));
         }
-        Ok(Self { by_dir, missing, warnings })
-    }
-
-    /// Fails where the workspace has no root configuration: its packages can be looked at without one, but no task can be
-    /// planned.
-    ///
-    /// # Errors
-    /// When there is none.
-    pub(super) fn required(&self) -> Result<(), WorkspaceError> {
-        if !self.missing {
-            return Ok(());
+        let turbo_1 = workspace.turbo_version().is_some_and(|version| version.starts_with("1."));
+        for config in by_dir.values() {
+            let Some(pipeline) = config.pipeline.filter(|_| !turbo_1) else { continue };
+            diagnostics.push(
+                Diagnostic::error(&config.file, "`pipeline` is of turbo 1; turbo 2 calls it `tasks`")
+                    .at(pipeline, "rename to `tasks`")
+                    .hint("`npx @turbo/codemod migrate` rewrites the file"),
+            );
         }
-        let diagnostic = Diagnostic::error(&self.root().file, "there is no turbo.json at the workspace root")
-            .hint("wbuild takes the order, inputs and outputs of tasks from it; the least is `{\"tasks\": {\"build\": {\"dependsOn\": [\"^build\"], \"outputs\": [\".next/**\", \"dist/**\"]}}}`");
-        Err(diagnostic.into())
+        Ok(Self { by_dir, missing, warnings: without_errors(diagnostics)? })
     }
 
     /// The root's configuration.
     pub fn root(&self) -> &TurboConfig {
-        // `read` puts an empty one in where there is none.
+        // `read` puts an inferred one in where there is none.
         &self.by_dir[&RelPath::root()]
     }
 }
@@ -164,12 +167,37 @@ fn read_config(
 
 impl TurboConfig {
     /// What stands for the root's where there is none.
-    fn empty() -> Self {
+    fn inferred(workspace: &Workspace) -> Self {
+        let file = SourceFile::new("turbo.json", "");
+        let located = |text: String| Located::new(text, &file, Span::new(0, 0));
+        let scripts: BTreeSet<&String> =
+            workspace.packages.values().flat_map(|package| package.scripts.keys()).collect();
+        let mut tasks = BTreeMap::new();
+        for script in scripts {
+            // The root has only the tasks that are named for it.
+            for name in [script.clone(), format!("{ROOT_NAME}#{script}")] {
+                let task = TaskConfig {
+                    name: located(name.clone()),
+                    extends: None,
+                    depends_on: Some(vec![located(format!("^{script}"))]),
+                    inputs: None,
+                    outputs: None,
+                    // Nothing says which variables a script reads, so it sees what it is given.
+                    env: Some(vec![located("*".to_owned())]),
+                    pass_through_env: None,
+                    cache: Some(false),
+                    persistent: None,
+                    output_logs: None,
+                };
+                tasks.insert(name, task);
+            }
+        }
         Self {
             dir: RelPath::root(),
-            file: SourceFile::new("turbo.json", ""),
+            file,
             extends: Vec::new(),
-            tasks: BTreeMap::new(),
+            tasks,
+            pipeline: None,
             global_dependencies: Vec::new(),
             global_env: Vec::new(),
             global_pass_through_env: Vec::new(),
@@ -183,13 +211,7 @@ impl TurboConfig {
         diagnostics: &mut Vec<Diagnostic>,
     ) -> Result<Self, Box<Diagnostic>> {
         let document = parse_json(file, Dialect::WithComments)?;
-        if let Some(pipeline) = document.member("pipeline") {
-            return Err(Box::new(
-                Diagnostic::error(file, "`pipeline` is of turbo 1; turbo 2 calls it `tasks`")
-                    .at(pipeline.key_span, "rename to `tasks`")
-                    .hint("`npx @turbo/codemod migrate` rewrites the file"),
-            ));
-        }
+        let pipeline = document.member("pipeline");
         let mut extract = Extract { file, diagnostics };
         let strings = |extract: &mut Extract<'_>, node: Option<&Node>, what: &str| {
             node.map(|node| extract.strings(what, node)).unwrap_or_default()
@@ -202,12 +224,16 @@ impl TurboConfig {
             dir: dir.clone(),
             file: Arc::clone(file),
             extends: strings(&mut extract, document.get("extends"), "extends"),
-            tasks: read_tasks(dir, document.get("tasks"), &mut extract),
-            global_dependencies: strings(
+            tasks: read_tasks(
+                dir,
+                document.get("tasks").or(pipeline.map(|pipeline| &pipeline.node)),
                 &mut extract,
-                either("globalDependencies", "inputs"),
-                "globalDependencies",
             ),
+            pipeline: pipeline.map(|pipeline| pipeline.key_span),
+            global_dependencies: [either("globalDependencies", "inputs"), document.get("globalDotEnv")]
+                .into_iter()
+                .flat_map(|node| strings(&mut extract, node, "globalDependencies"))
+                .collect(),
             global_env: strings(&mut extract, either("globalEnv", "env"), "globalEnv"),
             global_pass_through_env: strings(
                 &mut extract,
@@ -290,8 +316,20 @@ fn read_task(member: &Member, extract: &mut Extract<'_>) -> TaskConfig {
         let node = node.get(key)?;
         Some(extract.strings(&format!("{}.{key}", member.key), node))
     };
-    let (depends_on, inputs, outputs) = (list("dependsOn"), list("inputs"), list("outputs"));
-    let (env, pass_through_env) = (list("env"), list("passThroughEnv"));
+    let (mut depends_on, mut inputs, outputs) = (list("dependsOn"), list("inputs"), list("outputs"));
+    let (mut env, pass_through_env) = (list("env"), list("passThroughEnv"));
+    let dot_env = list("dotEnv");
+    // In turbo 1, `$NAME` in `dependsOn` is a variable, and `dotEnv` names files besides the inputs.
+    if let Some(depends_on) = &mut depends_on {
+        for mut variable in depends_on.extract_if(.., |item| is_variable(&item.value)) {
+            variable.value.remove(0);
+            env.get_or_insert_default().push(variable);
+        }
+    }
+    if let Some(dot_env) = dot_env {
+        let default = || vec![extract.located("$TURBO_DEFAULT$".to_owned(), node.span)];
+        inputs.get_or_insert_with(default).extend(dot_env);
+    }
     let mut flag = |key: &str| extract.bool(&format!("{}.{key}", member.key), node.get(key)?);
     let (extends, cache, persistent) = (flag("extends"), flag("cache"), flag("persistent"));
     TaskConfig {
@@ -306,6 +344,11 @@ fn read_task(member: &Member, extract: &mut Extract<'_>) -> TaskConfig {
         persistent,
         output_logs: node.get("outputLogs").and_then(Node::as_text),
     }
+}
+
+/// `$NAME`, as turbo 1 writes a variable; `$TURBO_EXTENDS$` is none.
+fn is_variable(text: &str) -> bool {
+    text.starts_with('$') && !text.ends_with('$')
 }
 
 #[cfg(test)]
@@ -338,10 +381,28 @@ mod tests {
         assert_eq!(config.global_env[0].value, "CI");
     }
 
+    /// As turbo 1.13 reads it.
+    #[test]
+    fn pipelines_of_turbo_1_are_tasks() {
+        let (config, said) = read(
+            "",
+            r#"{"globalDotEnv": [".env"], "globalDependencies": ["a"], "pipeline": {"build": {
+                "dependsOn": ["^build", "$TOKEN"], "dotEnv": [".env.production"], "outputMode": "new-only"}}}"#,
+        );
+        let config = config.unwrap();
+        assert_eq!(said, "");
+        let values =
+            |list: &[Located<String>]| list.iter().map(|i| i.value.clone()).collect::<Vec<_>>().join(" ");
+        let build = &config.tasks["build"];
+        assert_eq!(values(build.depends_on.as_ref().unwrap()), "^build");
+        assert_eq!(values(build.env.as_ref().unwrap()), "TOKEN");
+        assert_eq!(values(build.inputs.as_ref().unwrap()), "$TURBO_DEFAULT$ .env.production");
+        assert_eq!(values(&config.global_dependencies), "a .env");
+        assert!(config.pipeline.is_some());
+    }
+
     #[test]
     fn misplaced_keys_are_named() {
-        let (_, said) = read("", r#"{"pipeline": {}}"#);
-        insta::assert_snapshot!(said, @"turbo.json:1:2: `pipeline` is of turbo 1; turbo 2 calls it `tasks`");
         let (_, said) =
             read("a", r#"{"extends": ["//"], "globalEnv": [], "tasks": {"a#build": {"output": []}}}"#);
         insta::assert_snapshot!(said, @r"

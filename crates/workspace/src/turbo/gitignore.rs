@@ -55,6 +55,11 @@ impl GitIgnores {
 
     /// Whether git leaves out the file `path`: it matches, or a directory above it does.
     pub fn is_ignored(&self, path: &RelPath) -> bool {
+        self.leaves_out(path, false)
+    }
+
+    /// As [`is_ignored`](Self::is_ignored), for a file or a directory.
+    pub fn leaves_out(&self, path: &RelPath, directory: bool) -> bool {
         let mut above = path.parent();
         while let Some(dir) = above {
             // A file below an ignored directory cannot be taken back.
@@ -63,7 +68,7 @@ impl GitIgnores {
             }
             above = dir.parent();
         }
-        self.own_match(path, false)
+        self.own_match(path, directory)
     }
 
     /// What the nearest `.gitignore` that says something about this very path says.
@@ -126,5 +131,7 @@ mod tests {
             assert_eq!(scanned.is_ignored(&path), expected, "{path}");
             assert_eq!(listed.is_ignored(&path), expected, "{path}");
         }
+        let dist = RelPath::new("node_modules").unwrap();
+        assert!(scanned.leaves_out(&dist, true));
     }
 }

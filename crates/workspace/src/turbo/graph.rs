@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use wbuild_report::{Diagnostic, nearest};
 
@@ -6,7 +6,7 @@ use super::inputs::globs;
 use super::{EnvNames, Inputs, Outputs, ROOT_NAME, TaskDefinition, TaskId, TurboConfigs};
 use crate::document::Located;
 use crate::error::without_errors;
-use crate::{DependencyKind, GlobSet, Manifest, RelPath, Workspace, WorkspaceError, order};
+use crate::{GlobSet, Manifest, RelPath, Workspace, WorkspaceError, order};
 
 /// The tasks that a task of an application needs, each after those it depends on.
 #[derive(Clone, Debug)]
@@ -65,7 +65,6 @@ impl TaskGraph {
         app: &RelPath,
         task: &str,
     ) -> Result<Self, WorkspaceError> {
-        configs.required()?;
         let mut builder = Builder {
             workspace,
             configs,
@@ -135,6 +134,9 @@ impl Builder<'_> {
 
     fn undefined(&mut self, id: &TaskId, asked: Option<&Located<String>>) {
         let root = self.configs.root();
+        if self.configs.missing {
+            return self.no_script(id);
+        }
         let message = format!("turbo.json defines no task `{id}`");
         let mut diagnostic = match asked {
             Some(asked) => asked.error(message, "depends on it"),
@@ -153,6 +155,22 @@ impl Builder<'_> {
             }
             None => diagnostic.hint(format!("define `{}` in the `tasks` of turbo.json", id.task)),
         };
+        self.diagnostics.push(diagnostic);
+    }
+
+    /// Without a turbo.json, every script is a task.
+    fn no_script(&mut self, id: &TaskId) {
+        let package = self.workspace.package(&id.dir).unwrap_or(self.workspace.root());
+        let message =
+            format!("`{}` has no script `{}`, and there is no turbo.json", package.label(), id.task);
+        let mut diagnostic = Diagnostic::error(&package.file, message);
+        let span = package.key_span("scripts");
+        if package.document.member("scripts").is_some() {
+            diagnostic = diagnostic.at(span, "not among these");
+        }
+        if let Some(near) = nearest(&id.task, package.scripts.keys().map(String::as_str)).first() {
+            diagnostic = diagnostic.hint(format!("did you mean `{near}`?"));
+        }
         self.diagnostics.push(diagnostic);
     }
 
@@ -210,8 +228,20 @@ impl Builder<'_> {
         let sorted = match order::topological(&edges) {
             Ok(sorted) => sorted,
             Err(cycle) => {
-                self.cycle(&cycle);
-                return Err(WorkspaceError::Invalid(self.diagnostics));
+                // Within one package, only `dependsOn` can have made it.
+                let dir = |node: &usize| &self.nodes[*node].id.dir;
+                if cycle.iter().skip(1).any(|node| dir(node) != dir(&cycle[0])) {
+                    self.pass_through();
+                }
+                let edges: Vec<Vec<usize>> =
+                    self.nodes.iter().map(|node| node.dependencies.clone()).collect();
+                match order::topological(&edges) {
+                    Ok(sorted) => sorted,
+                    Err(cycle) => {
+                        self.cycle(&cycle);
+                        return Err(WorkspaceError::Invalid(self.diagnostics));
+                    }
+                }
             }
         };
         let mut position = vec![0; self.nodes.len()];
@@ -237,9 +267,34 @@ impl Builder<'_> {
         Ok(TaskGraph { tasks: tasks.into_iter().map(|(_, task)| task).collect(), target, global, warnings })
     }
 
+    /// Lets every task wait for the scripts that it waits for through tasks without one: packages may depend on each other
+    /// in a circle as long as no script waits for another that waits for it.
+    fn pass_through(&mut self) {
+        let runs: Vec<bool> = self.nodes.iter().map(|node| self.command(&node.id).is_some()).collect();
+        let found: Vec<Vec<usize>> = (0..self.nodes.len())
+            .map(|start| {
+                let mut seen = BTreeSet::new();
+                let mut pending = self.nodes[start].dependencies.clone();
+                while let Some(node) = pending.pop() {
+                    if seen.insert(node) && !runs[node] {
+                        pending.extend(&self.nodes[node].dependencies);
+                    }
+                }
+                seen.into_iter().filter(|node| runs[*node] && *node != start).collect()
+            })
+            .collect();
+        for (node, dependencies) in self.nodes.iter_mut().zip(found) {
+            node.dependencies = dependencies;
+        }
+    }
+
+    fn command(&self, id: &TaskId) -> Option<&Located<String>> {
+        self.workspace.package(&id.dir)?.scripts.get(&id.task)
+    }
+
     fn task(&mut self, id: TaskId, definition: TaskDefinition, dependencies: Vec<usize>) -> Task {
         let package = self.workspace.package(&id.dir);
-        let command = package.and_then(|package| package.scripts.get(&id.task)).cloned();
+        let command = self.command(&id).cloned();
         if definition.persistent == Some(true) && command.is_some() {
             self.persistent(&id);
         }
@@ -255,7 +310,7 @@ impl Builder<'_> {
         }
         let mut env = EnvNames::new(&definition.env);
         // turbo infers the framework and counts its public variables.
-        if package.is_some_and(depends_on_next) {
+        if package.is_some_and(Manifest::depends_on_next) {
             env.add("NEXT_PUBLIC_*");
         }
         Task {
@@ -303,22 +358,16 @@ impl Builder<'_> {
             Some(place) => place.error(message, "leads back"),
             None => Diagnostic::error(&self.configs.root().file, message),
         };
-        self.diagnostics.push(diagnostic.hint(
-            "packages may depend on each other in a circle, tasks may not: take one out of `dependsOn`, or define `package#task` without it",
-        ));
+        self.diagnostics.push(diagnostic.hint(match self.configs.missing {
+            true => "packages may depend on each other in a circle, their scripts cannot run in one: a turbo.json can say which does not wait",
+            false => "packages may depend on each other in a circle, tasks may not: take one out of `dependsOn`, or define `package#task` without it",
+        }));
     }
 }
 
 fn runs_turbo(command: &str) -> bool {
     let words = command.split(|c: char| c.is_whitespace() || ";&|()".contains(c));
     words.filter(|word| !word.is_empty()).any(|word| word == "turbo" || word.ends_with("/turbo"))
-}
-
-fn depends_on_next(package: &Manifest) -> bool {
-    package
-        .dependencies
-        .iter()
-        .any(|dependency| dependency.name == "next" && dependency.kind != DependencyKind::Peer)
 }
 
 #[cfg(test)]
@@ -412,7 +461,7 @@ mod tests {
         out.push(graph(&files, "a/app", "build").unwrap_err());
         files.remove(&path("turbo.json"));
         files.remove(&path("turbo.jsonc"));
-        out.push(graph(&files, "a/app", "build").unwrap_err());
+        out.push(graph(&files, "a/app", "biuld").unwrap_err());
         insta::assert_snapshot!(out.join("\n"), @r#"
         Error: turbo.json:18:5: `app#dev` is persistent: it never ends, so nothing can be built after it
           hint: take it out of `dependsOn`, or build another task
@@ -437,9 +486,64 @@ mod tests {
         Error: turbo.json:3:23: the file goes on after its value
         Error: turbo.json: there is a turbo.json and a turbo.jsonc in the same directory
           hint: turbo refuses to choose; remove one
-        Error: turbo.json: there is no turbo.json at the workspace root
-          hint: wbuild takes the order, inputs and outputs of tasks from it; the least is `{"tasks": {"build": {"dependsOn": ["^build"], "outputs": [".next/**", "dist/**"]}}}`
+        Error: a/app/package.json:1:37: `app` has no script `biuld`, and there is no turbo.json
+          hint: did you mean `build`?
         "#);
+    }
+
+    /// As `pnpm --filter app... run build` has it.
+    #[test]
+    fn without_a_turbo_json_scripts_run_after_those_of_dependencies() {
+        let mut files = turbo_lab();
+        for name in ["turbo.json", "a/lib/turbo.json"] {
+            files.remove(&path(name));
+        }
+        let graph = graph(&files, "a/app", "build").unwrap();
+        let tasks = graph.tasks.iter().map(|task| {
+            assert!(task.env.matches("ANYTHING") && task.inputs.default && !task.cache);
+            let after: Vec<String> =
+                task.dependencies.iter().map(|at| graph.tasks[*at].id.to_string()).collect();
+            format!("{} after [{}]", task.id, after.join(" "))
+        });
+        insta::assert_snapshot!(tasks.collect::<Vec<_>>().join("\n"), @"
+        leaf#build after []
+        lib#build after [leaf#build]
+        mid#build after [lib#build]
+        app#build after [mid#build]
+        ");
+    }
+
+    #[test]
+    fn packages_in_a_circle_are_fine_where_their_scripts_are_not() {
+        let mut files = turbo_lab();
+        for name in ["turbo.json", "a/lib/turbo.json"] {
+            files.remove(&path(name));
+        }
+        // As pnpm 10.18.2 writes it.
+        files.insert(
+            path("a/leaf/package.json"),
+            r#"{"name": "leaf", "dependencies": {"mid": "workspace:*"}}"#,
+        );
+        edit(
+            &mut files,
+            "pnpm-lock.yaml",
+            "  a/leaf: {}\n",
+            "  a/leaf:\n    dependencies:\n      mid:\n        specifier: workspace:*\n        version: link:../mid\n",
+        );
+        let found = graph(&files, "a/app", "build").unwrap();
+        let order: Vec<String> = found.tasks.iter().map(|task| task.id.to_string()).collect();
+        let at = |name: &str| order.iter().position(|id| id == name).unwrap();
+        assert!(at("lib#build") < at("app#build"), "{order:?}");
+        assert_eq!(found.tasks[at("app#build")].dependencies, [at("lib#build")]);
+        // A script of the circle that waits for another one of it.
+        files.insert(
+            path("a/leaf/package.json"),
+            r#"{"name": "leaf", "scripts": {"build": "x"}, "dependencies": {"mid": "workspace:*"}}"#,
+        );
+        insta::assert_snapshot!(graph(&files, "a/app", "build").unwrap_err(), @"
+        Error: turbo.json:1:1: tasks wait for each other: lib#build → leaf#build → lib#build
+          hint: packages may depend on each other in a circle, their scripts cannot run in one: a turbo.json can say which does not wait
+        ");
     }
 
     #[test]

@@ -87,6 +87,11 @@ impl Outputs {
         Self { globs: globs(dir, written, diagnostics) }
     }
 
+    /// The directory `path` with all that is in it.
+    pub fn below(path: &RelPath) -> Self {
+        Self { globs: GlobSet { include: vec![Glob::literal(path)], exclude: Vec::new() } }
+    }
+
     /// Whether the file, link or directory `path` is an output. Naming a directory names what is in it.
     pub fn matches(&self, path: &RelPath) -> bool {
         let included = |glob: &Glob| match glob.literals() {

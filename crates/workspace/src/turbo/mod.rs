@@ -2,6 +2,7 @@
 
 mod config;
 mod definition;
+mod env_files;
 mod environment;
 mod gitignore;
 mod graph;
@@ -13,6 +14,7 @@ use crate::RelPath;
 
 pub use config::{TaskConfig, TurboConfig, TurboConfigs};
 pub use definition::TaskDefinition;
+pub use env_files::EnvFiles;
 pub use environment::EnvNames;
 pub use gitignore::GitIgnores;
 pub use graph::{GlobalInputs, Task, TaskGraph};

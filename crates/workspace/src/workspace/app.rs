@@ -29,6 +29,8 @@ pub enum AppError {
     NoApp {
         /// All names.
         all: Vec<String>,
+        /// Those that depend on `next`, with their script `build`.
+        near: Vec<(String, Option<String>)>,
     },
     /// None was named, and several packages are Next.js applications.
     #[error("the workspace has several Next.js applications: {}", list(.candidates))]
@@ -54,9 +56,26 @@ impl Hint for AppError {
                 hints
             }
             Self::Ambiguous { .. } => vec!["write the whole name, or the directory".to_owned()],
-            Self::NoApp { all } => vec![format!("name one with `--app`: {}", list(all))],
+            Self::NoApp { all, near } => {
+                let mut hints: Vec<String> =
+                    near.iter().map(|(name, script)| depends_only(name, script.as_deref())).collect();
+                hints.push(format!("name one with `--app`: {}", list(all)));
+                if near.is_empty() {
+                    hints.push("these are all that `packages` of pnpm-workspace.yaml finds".to_owned());
+                }
+                hints
+            }
             Self::SeveralApps { .. } => vec!["name one with `--app`".to_owned()],
         }
+    }
+}
+
+fn depends_only(name: &str, script: Option<&str>) -> String {
+    match script {
+        Some(script) => {
+            format!("`{name}` depends on `next`, but its script `build` does not run it: `{script}`")
+        }
+        None => format!("`{name}` depends on `next`, but has no script `build`"),
     }
 }
 
@@ -69,7 +88,14 @@ impl Workspace {
             let apps: Vec<&Manifest> =
                 self.packages.values().filter(|package| self.is_next_app(package)).collect();
             return match apps.as_slice() {
-                [] => Err(AppError::NoApp { all: names() }),
+                [] => {
+                    let near = self.packages.values().filter(|package| package.depends_on_next());
+                    let near = near.map(|package| {
+                        let script = package.scripts.get("build").map(|script| script.value.clone());
+                        (package.label().to_owned(), script)
+                    });
+                    Err(AppError::NoApp { all: names(), near: near.collect() })
+                }
                 [app] => Ok(app),
                 several => Err(AppError::SeveralApps {
                     candidates: several.iter().map(|package| package.label().to_owned()).collect(),
@@ -166,6 +192,23 @@ mod tests {
         insta::assert_snapshot!(said(&none.app(None).unwrap_err()), @"
         no package of the workspace builds with `next`, so there is no application to infer
         name one with `--app`: `root`, `ui`
+        these are all that `packages` of pnpm-workspace.yaml finds
         ");
+        let other = NEXT.replace("NAME", "web").replace("next build", "vite build");
+        insta::assert_snapshot!(said(&workspace(&[("apps/web", &other)]).app(None).unwrap_err()), @"
+        no package of the workspace builds with `next`, so there is no application to infer
+        `web` depends on `next`, but its script `build` does not run it: `vite build`
+        name one with `--app`: `root`, `web`
+        ");
+    }
+
+    #[test]
+    fn the_build_may_lead_to_next_over_other_scripts() {
+        let indirect = r#"{"name": "web", "dependencies": {"next": "1"}, "scripts": {
+            "build": "run-s gen build:*", "build:app": "pnpm with-env next build", "with-env": "dotenv --"}}"#;
+        assert_eq!(workspace(&[("apps/web", indirect)]).app(None).unwrap().dir, path("apps/web"));
+        let circle =
+            r#"{"name": "web", "dependencies": {"next": "1"}, "scripts": {"build": "pnpm run build"}}"#;
+        assert!(workspace(&[("apps/web", circle)]).app(None).is_err());
     }
 }

@@ -8,11 +8,11 @@ use wbuild_report::{Diagnostic, SourceFile};
 
 use crate::document::{Node, Value, parse_yaml};
 use crate::error::without_errors;
-use crate::lockfile::{LOCKFILE, missing_lockfile};
+use crate::lockfile::{LOCKFILE, lockfile_major, missing_lockfile};
 use crate::manifest::MANIFEST;
 use crate::settings::{self, WORKSPACE_FILE};
 use crate::source::{MAX_CONFIG, MAX_LOCKFILE, read_source};
-use crate::{DependencyKind, Files, Lockfile, Manifest, Npmrc, Reference, RelPath, Settings, WorkspaceError};
+use crate::{Files, Lockfile, Manifest, Npmrc, Reference, RelPath, Settings, WorkspaceError};
 
 pub use app::AppError;
 
@@ -42,11 +42,12 @@ impl Workspace {
             None => {
                 let file = SourceFile::new(MANIFEST, "");
                 return Err(Diagnostic::error(&file, "there is no package.json at the workspace root")
-                    .hint("run wbuild at the root of the repository, or name it with `--context`")
+                    .hint("run wbuild at the root of the repository, or name it with `--directory`, and check that .dockerignore does not leave it out")
                     .into());
             }
         };
         let npmrc = read_npmrc(files, &RelPath::root())?;
+        let lockfile = read_source(files, &child(LOCKFILE), MAX_LOCKFILE)?;
         let file = read_source(files, &child(WORKSPACE_FILE), MAX_CONFIG)?;
         let document = match &file {
             Some(file) => read_workspace_file(file, &mut diagnostics)?,
@@ -56,12 +57,12 @@ impl Workspace {
             }
         };
         let parsed = file.as_ref().zip(document.as_ref());
-        let settings = settings::read(parsed, &root, npmrc.as_ref(), &mut diagnostics);
+        let written_by = lockfile.as_ref().and_then(|file| lockfile_major(&file.text));
+        let settings = settings::read(parsed, &root, npmrc.as_ref(), written_by, &mut diagnostics);
         let packages = discover::discover(files, root, &settings, file.as_ref(), &mut diagnostics)?;
         check_names(&packages, &mut diagnostics);
         warn_settings_below_root(&packages, &mut diagnostics);
 
-        let lockfile = read_source(files, &child(LOCKFILE), MAX_LOCKFILE)?;
         let lockfile = match lockfile {
             Some(file) => match Lockfile::parse(&file) {
                 Ok(lockfile) => Some(lockfile),
@@ -147,16 +148,29 @@ impl Workspace {
         found
     }
 
-    /// Whether a package is a Next.js application: it depends on `next` outside of peers and builds with it.
+    /// What the package in `dir` links to with a plain `link:`, packages of the workspace or not, sorted.
+    pub fn plain_links(&self, dir: &RelPath) -> Vec<RelPath> {
+        let Some(package) = self.package(dir) else { return Vec::new() };
+        let links = package.dependencies.iter().filter_map(|d| d.specifier.value.strip_prefix("link:"));
+        let mut found: Vec<RelPath> = links.filter_map(|path| dir.join(path).ok()).collect();
+        found.sort();
+        found.dedup();
+        found
+    }
+
+    /// Whether a package is a Next.js application: it depends on `next` outside of peers and builds with it, in its
+    /// script `build` or one that this runs.
     pub fn is_next_app(&self, package: &Manifest) -> bool {
-        let depends = package
-            .dependencies
-            .iter()
-            .any(|dependency| dependency.name == "next" && dependency.kind != DependencyKind::Peer);
-        let builds = package.scripts.get("build").is_some_and(|script| {
-            script.value.split(|c: char| c.is_whitespace() || ";&|".contains(c)).any(|word| word == "next")
-        });
-        depends && builds
+        package.depends_on_next() && package.runs("build", "next")
+    }
+
+    /// The version of turbo that the root depends on, as the lockfile has it.
+    pub fn turbo_version(&self) -> Option<&str> {
+        let importer = self.lockfile.importer(&RelPath::root())?;
+        let mut dependencies = importer.dependencies.iter();
+        let found = dependencies.find(|dependency| self.lockfile.text(dependency.name) == "turbo")?;
+        let version = self.lockfile.text(found.version).split('(').next()?;
+        version.starts_with(|c: char| c.is_ascii_digit()).then_some(version)
     }
 }
 
@@ -289,19 +303,19 @@ mod tests {
         Error: pnpm-workspace.yaml: there is no pnpm-workspace.yaml at the workspace root: pnpm would install the root package only
           hint: create it with `packages:` and the globs of the packages, and check that .dockerignore does not leave it out
         Error: pnpm-lock.yaml: the workspace has no pnpm-lock.yaml at its root
-          hint: write it with `pnpm install --lockfile-only` and commit it
+          hint: write it with `pnpm install --lockfile-only` and commit it, and check that .dockerignore does not leave it out
         ");
         files.insert(path("pnpm-workspace.yml"), "");
         insta::assert_snapshot!(problems(&files), @"
         Error: pnpm-workspace.yaml: there is no pnpm-workspace.yaml at the workspace root: pnpm would install the root package only
           hint: rename `pnpm-workspace.yml` to `pnpm-workspace.yaml`
         Error: pnpm-lock.yaml: the workspace has no pnpm-lock.yaml at its root
-          hint: write it with `pnpm install --lockfile-only` and commit it
+          hint: write it with `pnpm install --lockfile-only` and commit it, and check that .dockerignore does not leave it out
         ");
         files.remove(&path("package.json"));
         insta::assert_snapshot!(problems(&files), @"
         Error: package.json: there is no package.json at the workspace root
-          hint: run wbuild at the root of the repository, or name it with `--context`
+          hint: run wbuild at the root of the repository, or name it with `--directory`, and check that .dockerignore does not leave it out
         ");
     }
 
