@@ -76,6 +76,7 @@ mod tests {
             privileges: PrivilegeSet::Task,
             mounts: Vec::new(),
             secret_env: Vec::new(),
+            hostname: None,
             hosts: Vec::new(),
             limits: StepLimits::default(),
             capture: Capture::Outputs { include: Vec::new(), exclude: Vec::new(), expected: Vec::new() },

@@ -79,7 +79,8 @@ impl Engine {
                     let fill = |id: &_, kept: &_| self.fill_mount(id, kept);
                     let taken = CacheInUse::take(cache, seed, &self.store, &fill)?;
                     self.shared.used_mount(&digest_of(cache, seed), &cache.never_publish);
-                    let source = Source::host(taken.folder.clone());
+                    let mut source = Source::host(taken.folder.clone());
+                    source.inside = cache.inside.to_path_buf();
                     caches.push(taken);
                     let access = if cache.read_only { Access::ReadOnly } else { Access::ReadWrite };
                     executor::MountKind::Bind { source, access }
@@ -136,6 +137,9 @@ impl Engine {
                 PrivilegeSet::Insecure => CapabilitySet::ALL,
             },
         };
+        if let Some(hostname) = &exec.hostname {
+            step.hostname.clone_from(hostname);
+        }
         step.add_hosts =
             exec.hosts.iter().map(|(name, address)| Host { name: name.clone(), address: *address }).collect();
         step.limits = limits(&exec.limits)?;
@@ -201,7 +205,10 @@ impl Engine {
                     variables.insert(secret.name.clone(), OsString::from_vec(value.to_vec()));
                 }
                 None if secret.required => return Err(EngineError::NoSecret { id: secret.id.clone() }),
-                None => {}
+                // Set all the same, as in BuildKit.
+                None => {
+                    variables.insert(secret.name.clone(), OsString::new());
+                }
             }
         }
         Ok(variables.into_iter().map(|(name, value)| (OsString::from(name), value)).collect())

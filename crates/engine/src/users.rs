@@ -100,7 +100,7 @@ pub fn resolve_user(spec: &str, passwd: &str, group: &str) -> Result<ResolvedUse
                 || UserError::Unknown { kind: "group", name: wanted.to_owned(), file: "/etc/group" },
             )?,
         };
-        return Ok(ResolvedUser { uid, gid, groups: Vec::new(), home });
+        return Ok(ResolvedUser { uid, gid, groups: vec![gid], home });
     }
     let gid = field(3).unwrap_or(0);
     let name = entry.and_then(|entry| entry.first()).copied();
@@ -111,7 +111,7 @@ pub fn resolve_user(spec: &str, passwd: &str, group: &str) -> Result<ResolvedUse
             name.is_some_and(|name| members.any(|member| member == name))
         })
         .filter_map(|entry| entry.get(2)?.parse().ok())
-        .filter(|supplementary| *supplementary != gid)
+        .chain([gid])
         .collect();
     supplementary.sort_unstable();
     supplementary.dedup();

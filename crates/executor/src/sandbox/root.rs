@@ -114,6 +114,7 @@ impl Staging {
         let place = self.directory(&name)?;
         match lowers {
             // Overlayfs wants two directories.
+            [] => {}
             [only] => {
                 let mount = mount::clone(only.as_fd(), UNTRUSTED | READ_ONLY).doing(Doing::Bind)?;
                 mount::attach(mount.as_fd(), place.as_fd()).doing(Doing::Bind)?;
@@ -216,6 +217,7 @@ impl Roots {
                 mount::attach(mount.as_fd(), place).doing_to(Doing::Bind, path)
             }
             (_, Some((upper, scratch))) => {
+                keep_standard(&self.lowers, upper.as_fd())?;
                 let stubs = stubs(scratch.as_fd(), targets)?;
                 let work = subdirectory(scratch.as_fd(), WORK)?;
                 lowers.push(stubs.as_fd());
@@ -232,6 +234,20 @@ impl Roots {
             }
         }
     }
+}
+
+/// Makes `/dev`, `/proc` and `/sys` where the image has none: there they become part of it, as with other builders.
+fn keep_standard(lowers: &[OwnedFd], upper: BorrowedFd<'_>) -> Result<(), Failure> {
+    for name in system::TARGETS {
+        let there = lowers.iter().any(|lower| resolve::open_plain(lower.as_fd(), Path::new(name)).is_ok());
+        if !there {
+            match rustix::fs::mkdirat(upper, name, Mode::from_raw_mode(0o755)) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(errno) => return Err(errno).doing_to(Doing::MakeMountPoint, name),
+            }
+        }
+    }
+    Ok(())
 }
 
 fn subdirectory(parent: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, Failure> {
@@ -296,9 +312,7 @@ impl<'a> Prepared<'a> {
                 let opened: Vec<OwnedFd> =
                     lowers.iter().map(|path| mount::open_host(path)).collect::<Result<_, _>>()?;
                 // What the stub must be; when it is mounted, the overlay itself is asked.
-                let directory = opened
-                    .iter()
-                    .find_map(|lower| resolve::open(lower.as_fd(), inside).ok())
+                let directory = resolve::open_in_layers(&opened, inside)
                     .is_none_or(|found| mount::is_directory(found.as_fd()).unwrap_or(true));
                 (Opened::Layers(opened), if directory { Kind::Directory } else { Kind::File })
             }

@@ -186,7 +186,9 @@ impl<'a> Lowering<'a> {
             self.lines[index].platform.clone().unwrap_or_else(|| input.settings.target_platform.clone());
         if let Some((name, context)) = context::find(input.contexts, &stage.name, &platform) {
             let (name, context) = (name.to_owned(), context.clone());
-            if let Some(state) = self.on_context(&name, &context, &platform, stage) {
+            if let Some(mut state) = self.on_context(&name, &context, &platform, stage) {
+                // Triggers are for what is built on an image with FROM; here it is the stage itself.
+                state.config.config.on_build.clear();
                 self.keep(index, state);
             }
             return;
@@ -213,7 +215,11 @@ impl<'a> Lowering<'a> {
         platform: &Platform,
     ) -> Option<(StageState, Vec<Instruction>)> {
         let mut state = match self.stages.base(index) {
-            Base::Scratch => self.on_scratch(platform),
+            // `--platform` says nothing about what is empty.
+            Base::Scratch => {
+                let input = self.input;
+                self.on_scratch(&input.settings.target_platform)
+            }
             Base::Stage(below) => {
                 let mut state = self.take(*below)?;
                 state.cmd_set = false;
@@ -264,9 +270,6 @@ impl<'a> Lowering<'a> {
         let mut inherited = lower::from_image(config);
         // Triggers run in the stage, and end with it.
         inherited.config.on_build.clone_from(&config.config.on_build);
-        if inherited.config.working_dir.is_empty() {
-            "/".clone_into(&mut inherited.config.working_dir);
-        }
         Some(self.state(vertex, Some(image.clone()), inherited, &platform))
     }
 
@@ -284,7 +287,7 @@ impl<'a> Lowering<'a> {
                 let vertex = self.context(name);
                 let config = config::empty(platform);
                 let mut state = self.state(vertex, None, config, platform);
-                state.history.rows.push(HistoryRow::layer(format!("FROM {name}")));
+                state.history.rows.push(HistoryRow::whole(format!("FROM {name}")));
                 Some(state)
             }
         }
@@ -339,7 +342,11 @@ impl<'a> Lowering<'a> {
             state.vertex = vertex;
         }
         if let Some(row) = row {
-            let row = if changes_files { HistoryRow::layer(row) } else { HistoryRow::metadata(row) };
+            let row = match &step {
+                Step::Copy(transfer) | Step::Add(transfer) if transfer.link => HistoryRow::whole(row),
+                _ if changes_files => HistoryRow::layer(row),
+                _ => HistoryRow::metadata(row),
+            };
             state.history.rows.push(row);
         }
     }
@@ -433,6 +440,7 @@ impl<'a> Lowering<'a> {
                 };
                 return Some(Taken::Vertex(*vertex));
             }
+            Place::Named(name) if name == "scratch" => return Some(Taken::Vertex(self.scratch())),
             Place::Named(name) => name,
         };
         Some(match context::find(self.input.contexts, &name, platform) {

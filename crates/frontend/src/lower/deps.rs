@@ -101,6 +101,7 @@ impl Lowering<'_> {
                 .chain(self.credentials())
                 .collect(),
             secret_env: Vec::new(),
+            hostname: None,
             hosts: Vec::new(),
             limits: StepLimits::default(),
             capture: Capture::All,
@@ -191,6 +192,7 @@ impl Lowering<'_> {
             privileges: PrivilegeSet::Task,
             mounts: self.install_noise().into(),
             secret_env: Vec::new(),
+            hostname: None,
             hosts: Vec::new(),
             limits: StepLimits::default(),
             capture: Capture::All,
