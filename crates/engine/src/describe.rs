@@ -18,8 +18,8 @@ use crate::files::{Excludes, Origin, TakeError, TreeRoot, What, account_files, t
 
 /// Versions of the operations: raise one when its meaning changes, so that old results are not taken for new ones.
 mod version {
-    pub(super) const EXEC: u32 = 1;
-    pub(super) const FILE: u32 = 1;
+    pub(super) const EXEC: u32 = 2;
+    pub(super) const FILE: u32 = 2;
     pub(super) const ADD_USER: u32 = 1;
     pub(super) const PARTITION: u32 = 1;
     pub(super) const SELECT: u32 = 1;

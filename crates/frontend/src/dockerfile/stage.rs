@@ -13,6 +13,7 @@ use wbuild_report::{Diagnostic, SourceFile, Span, VertexId};
 use wbuild_tree::EntryPath;
 
 use super::context::{self, NamedContext};
+use super::transfer::stands_alone;
 use super::{DockerfileInput, ForeignRun, config};
 use crate::{HistoryRow, lower};
 
@@ -343,7 +344,7 @@ impl<'a> Lowering<'a> {
         }
         if let Some(row) = row {
             let row = match &step {
-                Step::Copy(transfer) | Step::Add(transfer) if transfer.link => HistoryRow::whole(row),
+                Step::Copy(transfer) | Step::Add(transfer) if stands_alone(transfer) => HistoryRow::whole(row),
                 _ if changes_files => HistoryRow::layer(row),
                 _ => HistoryRow::metadata(row),
             };
