@@ -106,10 +106,13 @@ impl Dockerfile {
 
 /// A base that cannot be the name of an image. Found in all stages, as in BuildKit.
 fn no_image(dockerfile: &Dockerfile, stage: &Stage, base: &str, error: &ReferenceParseError) -> Diagnostic {
-    let message = shortened(format!("failed to parse stage name {base:?}: invalid reference format: {error}"));
+    let message =
+        shortened(format!("failed to parse stage name {base:?}: invalid reference format: {error}"));
     let problem = Problem::new(message, stage.base.span);
     let problem = match dockerfile.stages.iter().find(|other| other.name.eq_ignore_ascii_case(base)) {
-        Some(other) => problem.hint(format!("names of stages are lower-case in FROM: write `FROM {}`", other.name)),
+        Some(other) => {
+            problem.hint(format!("names of stages are lower-case in FROM: write `FROM {}`", other.name))
+        }
         None => problem.hint("names of images are lower-case: `registry/repository:tag`"),
     };
     problem.error(&dockerfile.file)
@@ -139,11 +142,11 @@ impl StageGraph {
                 Some(index) => Base::Stage(*index),
                 None if line.base == "scratch" => Base::Scratch,
                 None => {
-                if let Err(error) = line.base.parse::<Reference>() {
-                    errors.push(no_image(dockerfile, stage, &line.base, &error));
+                    if let Err(error) = line.base.parse::<Reference>() {
+                        errors.push(no_image(dockerfile, stage, &line.base, &error));
+                    }
+                    Base::Image(line.base.clone())
                 }
-                Base::Image(line.base.clone())
-            }
             };
             if !stage.name.is_empty() {
                 names.insert(&stage.name, stage.index);

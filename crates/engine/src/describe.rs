@@ -238,8 +238,11 @@ fn describe_mount(
         MountKind::Cache(cache) => {
             let owner = (cache.mode, cache.uid, cache.gid);
             let owner = if owner == (0o755, 0, 0) { String::new() } else { owner_text(owner) };
-            let inside =
-                if cache.inside.is_root() { String::new() } else { format!(" inside={}", text(&cache.inside)) };
+            let inside = if cache.inside.is_root() {
+                String::new()
+            } else {
+                format!(" inside={}", text(&cache.inside))
+            };
             preimage.text(&name, format!("cache {target}{owner}{inside}"));
             if let Some(CacheSeed { input, source }) = &cache.seed {
                 put_selection(preimage, &format!("{name}/seed"), &inputs[*input], source, facts)?;

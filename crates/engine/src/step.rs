@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -12,7 +13,7 @@ use wbuild_executor::{
     Access, CancelToken, CapabilitySet, Content, Finished, Host, Limit, Mount, Privileges, Resource, Root,
     Source, Status, Step, User,
 };
-use wbuild_graph::{Exec, FailureHint, MountKind, NetworkMode, PrivilegeSet, StepLimits};
+use wbuild_graph::{Capture, Exec, FailureHint, MountKind, NetworkMode, PrivilegeSet, StepLimits};
 use wbuild_report::{Event, EventSink, LogStream, VertexId};
 use wbuild_solver::RunContext;
 use wbuild_store::{Area, Draft};
@@ -115,6 +116,9 @@ impl Engine {
                 target: BUNDLE_TARGET.into(),
                 kind: file_mount(bundle, 0o444, User::default()),
             });
+        }
+        if exec.capture == Capture::All {
+            keep_mount_points(&lowers, draft.fs())?;
         }
         let mut step = Step::new(
             Root::Overlay { lowers, upper: draft.fs(), scratch: draft.work() },
@@ -273,6 +277,20 @@ fn limits(given: &StepLimits) -> Result<Vec<Limit>, EngineError> {
         Ok(Limit { resource, soft: *soft, hard: *hard })
     };
     given.ulimits.iter().map(limit).collect()
+}
+
+/// Makes `/dev`, `/proc` and `/sys` where the image has none: a RUN leaves them there, as with BuildKit.
+fn keep_mount_points(lowers: &[PathBuf], upper: impl AsRef<Path>) -> Result<(), EngineError> {
+    for name in ["dev", "proc", "sys"] {
+        if lowers.iter().any(|lower| lower.join(name).symlink_metadata().is_ok()) {
+            continue;
+        }
+        let made = upper.as_ref().join(name);
+        fs::create_dir(&made)
+            .and_then(|()| fs::set_permissions(&made, fs::Permissions::from_mode(0o755)))
+            .map_err(io_error("create", &made))?;
+    }
+    Ok(())
 }
 
 fn absolute(path: &EntryPath) -> PathBuf {

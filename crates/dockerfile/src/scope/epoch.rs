@@ -41,7 +41,9 @@ pub fn epoch_source(
             Kind::Add(_) => {
                 let Step::Add(add) = scope.apply(instruction)?.step else { continue };
                 let source = match add.sources.as_slice() {
-                    [(_, TransferSource::Remote(Remote::Http(http)))] if add.inline.is_empty() => http.url.clone(),
+                    [(_, TransferSource::Remote(Remote::Http(http)))] if add.inline.is_empty() => {
+                        http.url.clone()
+                    }
                     [(text, TransferSource::Remote(Remote::Git(_)))] if add.inline.is_empty() => text.clone(),
                     _ => return refuse(one.to_owned(), instruction.span),
                 };

@@ -65,7 +65,8 @@ impl<L: Lookup> Delta<'_, L> {
         let unpacked = read_archive(file, Limits::default(), |archive| {
             // `--chmod` is not for archives.
             let top = self.make_directory(&transfer.target, &made(None, owner))?;
-            let mut to = Unpacking { archive: path, top, owner, contents, last: None, links: BTreeMap::new() };
+            let mut to =
+                Unpacking { archive: path, top, owner, contents, last: None, links: BTreeMap::new() };
             while let Some(entry) = archive.next_entry().map_err(|error| in_archive(path)(error.into()))? {
                 self.unpack_entry(&mut to, entry, archive)?;
             }

@@ -217,7 +217,6 @@ impl Roots {
                 mount::attach(mount.as_fd(), place).doing_to(Doing::Bind, path)
             }
             (_, Some((upper, scratch))) => {
-                keep_standard(&self.lowers, upper.as_fd())?;
                 let stubs = stubs(scratch.as_fd(), targets)?;
                 let work = subdirectory(scratch.as_fd(), WORK)?;
                 lowers.push(stubs.as_fd());
@@ -234,20 +233,6 @@ impl Roots {
             }
         }
     }
-}
-
-/// Makes `/dev`, `/proc` and `/sys` where the image has none: there they become part of it, as with other builders.
-fn keep_standard(lowers: &[OwnedFd], upper: BorrowedFd<'_>) -> Result<(), Failure> {
-    for name in system::TARGETS {
-        let there = lowers.iter().any(|lower| resolve::open_plain(lower.as_fd(), Path::new(name)).is_ok());
-        if !there {
-            match rustix::fs::mkdirat(upper, name, Mode::from_raw_mode(0o755)) {
-                Ok(()) | Err(Errno::EXIST) => {}
-                Err(errno) => return Err(errno).doing_to(Doing::MakeMountPoint, name),
-            }
-        }
-    }
-    Ok(())
 }
 
 fn subdirectory(parent: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, Failure> {

@@ -344,7 +344,9 @@ impl<'a> Lowering<'a> {
         }
         if let Some(row) = row {
             let row = match &step {
-                Step::Copy(transfer) | Step::Add(transfer) if stands_alone(transfer) => HistoryRow::whole(row),
+                Step::Copy(transfer) | Step::Add(transfer) if stands_alone(transfer) => {
+                    HistoryRow::whole(row)
+                }
                 _ if changes_files => HistoryRow::layer(row),
                 _ => HistoryRow::metadata(row),
             };
