@@ -216,11 +216,7 @@ impl<'a> Lowering<'a> {
         platform: &Platform,
     ) -> Option<(StageState, Vec<Instruction>)> {
         let mut state = match self.stages.base(index) {
-            // `--platform` says nothing about what is empty.
-            Base::Scratch => {
-                let input = self.input;
-                self.on_scratch(&input.settings.target_platform)
-            }
+            Base::Scratch => self.on_scratch(platform),
             Base::Stage(below) => {
                 let mut state = self.take(*below)?;
                 state.cmd_set = false;
@@ -255,7 +251,9 @@ impl<'a> Lowering<'a> {
 
     fn on_scratch(&mut self, platform: &Platform) -> StageState {
         let vertex = self.scratch();
-        let config = config::empty(platform);
+        // `--platform` says nothing about an image of what is empty.
+        let input = self.input;
+        let config = config::empty(&input.settings.target_platform);
         self.state(vertex, None, config, platform)
     }
 
