@@ -74,6 +74,12 @@ fn link_and_chmod_go_together() {
     let mut modes = Vec::new();
     image.headers(&mut |path, header| modes.push(format!("{path} {:o}", header.mode().unwrap())));
     assert_eq!(modes, ["x 640", "x/a 640"]);
+    // Directories that are there keep their mode.
+    let context = self::context("FROM scratch\nCOPY dir /\nCOPY --link --chmod=600 a /etc/a\n");
+    context.write("dir/etc/b", "b");
+    let mut modes = Vec::new();
+    built(&context).headers(&mut |path, header| modes.push(format!("{path} {:o}", header.mode().unwrap())));
+    assert_eq!(modes, ["etc 755", "etc/b 644", "etc 755", "etc/a 600"]);
 }
 
 #[test]

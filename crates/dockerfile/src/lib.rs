@@ -46,7 +46,7 @@ pub use parse::{Parsed, parse, parse_trigger};
 pub use scope::{
     Applied, BaseFacts, CONTROL_ARGS, Command, DEFAULT_PATH, Env, Epoch, FromLine, GlobalScope, InlineFile,
     MAX_STAGE_BYTES, Mount, MountKind, Ownership, PLATFORM_ARGS, PROXY_ARGS, Proxies, RunStep, Settings,
-    Sharing, StageScope, Step, TransferSource, TransferStep, Undefined, created_by,
+    Sharing, StageScope, Step, TransferSource, TransferStep, Undefined, created_by, epoch_source,
 };
 pub use source::{LineIndex, MAX_DOCKERFILE_BYTES, MAX_LINE_BYTES, Source, Word};
 pub use stages::{Base, FromRef, StageGraph};

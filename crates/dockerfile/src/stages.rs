@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use wbuild_oci::{Reference, ReferenceParseError};
 use wbuild_report::{Diagnostic, Span};
 
 use crate::ast::{Dockerfile, Instruction, Kind, Stage};
@@ -103,6 +104,20 @@ impl Dockerfile {
     }
 }
 
+/// A base that cannot be the name of an image. Found in all stages, as in BuildKit.
+fn no_image(dockerfile: &Dockerfile, stage: &Stage, base: &str, error: &ReferenceParseError) -> Diagnostic {
+    let message =
+        shortened(format!("failed to parse stage name {base:?}: invalid reference format: {error}"));
+    let problem = Problem::new(message, stage.base.span);
+    let problem = match dockerfile.stages.iter().find(|other| other.name.eq_ignore_ascii_case(base)) {
+        Some(other) => {
+            problem.hint(format!("names of stages are lower-case in FROM: write `FROM {}`", other.name))
+        }
+        None => problem.hint("names of images are lower-case: `registry/repository:tag`"),
+    };
+    problem.error(&dockerfile.file)
+}
+
 impl StageGraph {
     /// The graph of a file whose FROM lines are evaluated. `replaced` says which stages a named context stands for: those need
     /// nothing. Fails for cycles and stage indexes that do not exist.
@@ -126,7 +141,12 @@ impl StageGraph {
             let base = match names.get(line.base.as_str()) {
                 Some(index) => Base::Stage(*index),
                 None if line.base == "scratch" => Base::Scratch,
-                None => Base::Image(line.base.clone()),
+                None => {
+                    if let Err(error) = line.base.parse::<Reference>() {
+                        errors.push(no_image(dockerfile, stage, &line.base, &error));
+                    }
+                    Base::Image(line.base.clone())
+                }
             };
             if !stage.name.is_empty() {
                 names.insert(&stage.name, stage.index);

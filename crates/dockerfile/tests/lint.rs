@@ -411,7 +411,8 @@ fn ignored_files() {
 #[test]
 fn errors_are_told_apart_from_findings() {
     let report = Setup::new("FROM scratch AS Bad\nEXPOSE x\nEXPOSE y\nLABEL a=${b:?c}").run();
-    assert_eq!((report.findings.len(), report.errors.len()), (1, 3));
+    // A variable that makes an instruction fail is undefined all the same.
+    assert_eq!((report.findings.len(), report.errors.len()), (2, 3));
 }
 
 fn own(text: &str) -> Vec<(&'static str, usize)> {

@@ -174,6 +174,7 @@ mod tests {
             gid: 0,
             mode: 0o755,
             seed: None,
+            inside: wbuild_tree::EntryPath::default(),
         }
     }
 

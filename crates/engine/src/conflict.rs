@@ -78,6 +78,7 @@ mod tests {
             privileges: PrivilegeSet::Task,
             mounts: Vec::new(),
             secret_env: Vec::new(),
+            hostname: None,
             hosts: Vec::new(),
             limits: StepLimits::default(),
             capture: Capture::Outputs { include: Vec::new(), exclude: Vec::new(), expected: Vec::new() },

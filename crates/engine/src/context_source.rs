@@ -200,7 +200,7 @@ impl Engine {
                 let found = self.http_file(url, None, &following)?;
                 let blob = self.store.open_blob(&found.digest)?;
                 let mut opened = self.unpack_context(&mut blob.reader(), &format!("`{url}`"))?;
-                opened.date = found.modified();
+                opened.date = found.modified().or(opened.date);
                 if let Some(text) = &opened.dockerfile_text {
                     let path = opened.root.join(REMOTE_DOCKERFILE);
                     let file = fs::File::options().write(true).create_new(true).mode(0o600).open(&path);

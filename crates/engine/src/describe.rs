@@ -18,8 +18,8 @@ use crate::files::{Excludes, Origin, TakeError, TreeRoot, What, account_files, t
 
 /// Versions of the operations: raise one when its meaning changes, so that old results are not taken for new ones.
 mod version {
-    pub(super) const EXEC: u32 = 1;
-    pub(super) const FILE: u32 = 1;
+    pub(super) const EXEC: u32 = 2;
+    pub(super) const FILE: u32 = 2;
     pub(super) const ADD_USER: u32 = 1;
     pub(super) const PARTITION: u32 = 1;
     pub(super) const SELECT: u32 = 1;
@@ -192,6 +192,9 @@ fn describe_exec(exec: &Exec, inputs: &[Snapshot], facts: &dyn KeyFacts) -> Resu
             put_baked_secret(&mut preimage, &secret.id, version, facts);
         }
     }
+    if let Some(hostname) = &exec.hostname {
+        preimage.text("hostname", hostname);
+    }
     for (name, _) in &exec.hosts {
         preimage.text(format!("host/{name}"), "");
     }
@@ -233,14 +236,24 @@ fn describe_mount(
         }
         // What is in a cache mount, and which one it is, never changes what a step should produce.
         MountKind::Cache(cache) => {
-            preimage.text(&name, format!("cache {target}"));
+            let owner = (cache.mode, cache.uid, cache.gid);
+            let owner = if owner == (0o755, 0, 0) { String::new() } else { owner_text(owner) };
+            let inside = if cache.inside.is_root() {
+                String::new()
+            } else {
+                format!(" inside={}", text(&cache.inside))
+            };
+            preimage.text(&name, format!("cache {target}{owner}{inside}"));
             if let Some(CacheSeed { input, source }) = &cache.seed {
                 put_selection(preimage, &format!("{name}/seed"), &inputs[*input], source, facts)?;
             }
         }
-        MountKind::Tmpfs { .. } => preimage.text(&name, format!("tmpfs {target}")),
-        MountKind::Secret { id, version, .. } => {
-            preimage.text(&name, format!("secret {target} {id}"));
+        MountKind::Tmpfs { size: None } => preimage.text(&name, format!("tmpfs {target}")),
+        MountKind::Tmpfs { size: Some(size) } => preimage.text(&name, format!("tmpfs {target} size={size}")),
+        MountKind::Secret { id, mode, uid, gid, version, .. } => {
+            let owner = (*mode, *uid, *gid);
+            let owner = if owner == (0o400, 0, 0) { String::new() } else { owner_text(owner) };
+            preimage.text(&name, format!("secret {target} {id}{owner}"));
             if let Some(version) = version {
                 put_baked_secret(preimage, id, version, facts);
             }
@@ -253,6 +266,11 @@ fn describe_mount(
         MountKind::Scratchpad { .. } => {}
     }
     Ok(())
+}
+
+/// What a step sees of a mount point besides its content.
+fn owner_text((mode, uid, gid): (u16, u32, u32)) -> String {
+    format!(" mode={mode:o} uid={uid} gid={gid}")
 }
 
 fn describe_file(

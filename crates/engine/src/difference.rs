@@ -91,12 +91,10 @@ fn same_meta(one: &Entry, other: &Entry) -> bool {
     (one.mode, one.uid, one.gid) == (other.mode, other.uid, other.gid) && one.xattrs == other.xattrs
 }
 
-/// Names of one file stay together: leaving one out would break the others.
+/// Of several names of one file, those that were there before are left out, too, as BuildKit's differ has it.
 fn same(one: &Entry, other: &Entry) -> bool {
     let content = match (&one.node, &other.node) {
-        (Node::File { content: a, size: b, link: None }, Node::File { content: c, size: d, .. }) => {
-            a == c && b == d
-        }
+        (Node::File { content: a, size: b, .. }, Node::File { content: c, size: d, .. }) => a == c && b == d,
         (Node::File { .. }, _) => false,
         (a, b) => a == b,
     };

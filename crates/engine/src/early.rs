@@ -115,8 +115,7 @@ impl Engine {
                     return Ok(());
                 }
                 let Some(row) = rows.next() else { return Ok(()) };
-                let keep_empty = row.delta == RowDelta::Always;
-                let layer = self.layer_of(delta, &stack, &row.created_by, keep_empty, &options.recipe)?;
+                let layer = self.layer_of(delta, &stack, &row.created_by, row.delta, &options.recipe)?;
                 if let Some(layer) = layer {
                     take(layer);
                 }

@@ -89,16 +89,6 @@ pub enum EngineError {
     /// A base image.
     #[error("cannot use the image")]
     Layout(#[from] wbuild_image::LayoutError),
-    /// A base image for another machine.
-    #[error("the image `{reference}` is for {found}, and {wanted} is wanted")]
-    WrongPlatform {
-        /// As written.
-        reference: String,
-        /// What it is for.
-        found: String,
-        /// What is wanted.
-        wanted: String,
-    },
     /// An image could not be put together.
     #[error("cannot put the image together")]
     Assemble(#[from] wbuild_image::AssembleError),

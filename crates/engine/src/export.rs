@@ -295,9 +295,8 @@ impl Engine {
                 ..HistoryEntry::default()
             };
             let delta = if row.delta == RowDelta::None { None } else { deltas.next() };
-            let keep_empty = row.delta == RowDelta::Always;
             let layer = delta
-                .map(|delta| self.layer_of(delta, &stack, &row.created_by, keep_empty, &options.recipe))
+                .map(|delta| self.layer_of(delta, &stack, &row.created_by, row.delta, &options.recipe))
                 .transpose()?
                 .flatten();
             stack.deltas.extend(delta);
@@ -355,17 +354,28 @@ impl Engine {
         }
     }
 
-    /// The layer of a delta on `below`, remembered or written; `None` when the delta is empty and `keep_empty` is not set.
+    /// The layer of a delta on `below`, remembered or written; `None` when the delta is empty and its row
+    /// need not have one.
     pub(crate) fn layer_of(
         &self,
         delta: &DeltaId,
         below: &Snapshot,
         name: &str,
-        keep_empty: bool,
+        row: RowDelta,
         recipe: &Recipe,
     ) -> Result<Option<LayerRef>, EngineError> {
+        let keep_empty = matches!(row, RowDelta::Always | RowDelta::Whole);
         // A step's delta goes by its tree, too: two steps that wrote the same on the same have the same layer.
+        let mut compared = None;
         let (tree, content) = match named_tree_face(&self.store, delta)? {
+            // Compared at once, since that opens only what lies over something; the layer then goes by what is left, and
+            // is the same on another base.
+            _ if row == RowDelta::Always && matches!(delta, DeltaId::Tree { .. }) => {
+                let face = difference(&self.trees(), &self.tree_face(delta)?, &self.view(below)?)?;
+                let digests = (face.digest(), face.content());
+                compared = Some(face);
+                digests
+            }
             _ if let DeltaId::Tree { tree, content } = delta => (*tree, *content),
             Some(TreeFace { tree, content: Some(content), .. }) => (tree, content),
             _ => {
@@ -377,7 +387,7 @@ impl Engine {
         if tree == Subtree::empty().digest() && !keep_empty {
             return Ok(None);
         }
-        let mut preimage = Preimage::new("layer", 1);
+        let mut preimage = Preimage::new("layer", 2);
         for (field, value) in recipe.fields() {
             preimage.text(field, value);
         }
@@ -399,7 +409,7 @@ impl Engine {
             }
             _ => {}
         }
-        let mut face = self.tree_face(delta)?;
+        let mut face = compared.map_or_else(|| self.tree_face(delta), Ok)?;
         if is_step {
             face = difference(&self.trees(), &face, &self.view(below)?)?;
         }

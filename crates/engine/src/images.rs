@@ -189,7 +189,8 @@ impl BaseImages {
         Self { locations, ..Self::default() }
     }
 
-    /// The image that `reference` stands for: config, manifest and layers, all verified except the layers' bytes.
+    /// The image that `reference` stands for: config, manifest and layers, all verified except the layers' bytes. One that
+    /// exists for one platform only is taken whatever `platform` is, as by other builders: frontends say what they think.
     pub(crate) fn open(&self, reference: &str, platform: &Platform) -> Result<Arc<OpenedImage>, EngineError> {
         let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
         let known = (reference.to_owned(), platform.to_string());
@@ -204,15 +205,6 @@ impl BaseImages {
             Some(ImageLocation::Registry(name)) => self.pulled(name, platform)?,
             None => self.pulled(reference, platform)?,
         };
-        let found = image.config.platform();
-        if !found.satisfies(platform) {
-            let wanted = platform.to_string();
-            return Err(EngineError::WrongPlatform {
-                reference: reference.to_owned(),
-                found: found.to_string(),
-                wanted,
-            });
-        }
         let image = Arc::new(OpenedImage { place, image });
         let mut layers = self.layers.lock().unwrap_or_else(PoisonError::into_inner);
         for layer in &image.image.layers {

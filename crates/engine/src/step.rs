@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -12,7 +13,7 @@ use wbuild_executor::{
     Access, CancelToken, CapabilitySet, Content, Finished, Host, Limit, Mount, Privileges, Resource, Root,
     Source, Status, Step, User,
 };
-use wbuild_graph::{Exec, FailureHint, MountKind, NetworkMode, PrivilegeSet, StepLimits};
+use wbuild_graph::{Capture, Exec, FailureHint, MountKind, NetworkMode, PrivilegeSet, StepLimits};
 use wbuild_report::{Event, EventSink, LogStream, VertexId};
 use wbuild_solver::RunContext;
 use wbuild_store::{Area, Draft};
@@ -79,7 +80,8 @@ impl Engine {
                     let fill = |id: &_, kept: &_| self.fill_mount(id, kept);
                     let taken = CacheInUse::take(cache, seed, &self.store, &fill)?;
                     self.shared.used_mount(&digest_of(cache, seed), &cache.never_publish);
-                    let source = Source::host(taken.folder.clone());
+                    let mut source = Source::host(taken.folder.clone());
+                    source.inside = cache.inside.to_path_buf();
                     caches.push(taken);
                     let access = if cache.read_only { Access::ReadOnly } else { Access::ReadWrite };
                     executor::MountKind::Bind { source, access }
@@ -115,6 +117,9 @@ impl Engine {
                 kind: file_mount(bundle, 0o444, User::default()),
             });
         }
+        if exec.capture == Capture::All {
+            keep_mount_points(&lowers, draft.fs())?;
+        }
         let mut step = Step::new(
             Root::Overlay { lowers, upper: draft.fs(), scratch: draft.work() },
             exec.argv.iter().map(OsString::from),
@@ -136,6 +141,9 @@ impl Engine {
                 PrivilegeSet::Insecure => CapabilitySet::ALL,
             },
         };
+        if let Some(hostname) = &exec.hostname {
+            step.hostname.clone_from(hostname);
+        }
         step.add_hosts =
             exec.hosts.iter().map(|(name, address)| Host { name: name.clone(), address: *address }).collect();
         step.limits = limits(&exec.limits)?;
@@ -201,7 +209,10 @@ impl Engine {
                     variables.insert(secret.name.clone(), OsString::from_vec(value.to_vec()));
                 }
                 None if secret.required => return Err(EngineError::NoSecret { id: secret.id.clone() }),
-                None => {}
+                // Set all the same, as in BuildKit.
+                None => {
+                    variables.insert(secret.name.clone(), OsString::new());
+                }
             }
         }
         Ok(variables.into_iter().map(|(name, value)| (OsString::from(name), value)).collect())
@@ -266,6 +277,20 @@ fn limits(given: &StepLimits) -> Result<Vec<Limit>, EngineError> {
         Ok(Limit { resource, soft: *soft, hard: *hard })
     };
     given.ulimits.iter().map(limit).collect()
+}
+
+/// Makes `/dev`, `/proc` and `/sys` where the image has none: a RUN leaves them there, as with BuildKit.
+fn keep_mount_points(lowers: &[PathBuf], upper: impl AsRef<Path>) -> Result<(), EngineError> {
+    for name in ["dev", "proc", "sys"] {
+        if lowers.iter().any(|lower| lower.join(name).symlink_metadata().is_ok()) {
+            continue;
+        }
+        let made = upper.as_ref().join(name);
+        fs::create_dir(&made)
+            .and_then(|()| fs::set_permissions(&made, fs::Permissions::from_mode(0o755)))
+            .map_err(io_error("create", &made))?;
+    }
+    Ok(())
 }
 
 fn absolute(path: &EntryPath) -> PathBuf {

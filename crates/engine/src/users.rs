@@ -69,9 +69,10 @@ impl wbuild_report::Hint for UserError {
 pub fn resolve_user(spec: &str, passwd: &str, group: &str) -> Result<ResolvedUser, UserError> {
     let spec = if spec.is_empty() { "0" } else { spec };
     let (user, wanted_group) = match spec.split_once(':') {
-        Some((user, group)) if !user.is_empty() && !group.is_empty() && !group.contains(':') => {
-            (user, Some(group))
-        }
+        // One half may be missing: `:5` is root with another group, `1000:` has the user's own.
+        Some(("", group)) if !group.is_empty() && !group.contains(':') => ("0", Some(group)),
+        Some((user, "")) if !user.is_empty() => (user, None),
+        Some((user, group)) if !user.is_empty() && !group.contains(':') => (user, Some(group)),
         Some(_) => return Err(UserError::Malformed { text: spec.to_owned() }),
         None => (spec, None),
     };
@@ -100,7 +101,7 @@ pub fn resolve_user(spec: &str, passwd: &str, group: &str) -> Result<ResolvedUse
                 || UserError::Unknown { kind: "group", name: wanted.to_owned(), file: "/etc/group" },
             )?,
         };
-        return Ok(ResolvedUser { uid, gid, groups: Vec::new(), home });
+        return Ok(ResolvedUser { uid, gid, groups: vec![gid], home });
     }
     let gid = field(3).unwrap_or(0);
     let name = entry.and_then(|entry| entry.first()).copied();
@@ -111,7 +112,7 @@ pub fn resolve_user(spec: &str, passwd: &str, group: &str) -> Result<ResolvedUse
             name.is_some_and(|name| members.any(|member| member == name))
         })
         .filter_map(|entry| entry.get(2)?.parse().ok())
-        .filter(|supplementary| *supplementary != gid)
+        .chain([gid])
         .collect();
     supplementary.sort_unstable();
     supplementary.dedup();
@@ -168,12 +169,14 @@ mod tests {
     fn names_numbers_and_groups() {
         let user = |spec: &str| resolve_user(spec, PASSWD, GROUP);
         let ids = |spec: &str| user(spec).map(|user| (user.uid, user.gid, user.groups, user.home)).unwrap();
-        assert_eq!(ids(""), (0, 0, vec![10], "/root".into()));
-        assert_eq!(ids("node"), (1000, 1000, vec![10, 18], "/home/node".into()));
-        assert_eq!(ids("1000"), (1000, 1000, vec![10, 18], "/home/node".into()));
-        assert_eq!(ids("node:wheel"), (1000, 10, vec![], "/home/node".into()));
-        assert_eq!(ids("4321"), (4321, 0, vec![], "/".into()));
-        assert_eq!(ids("4321:99"), (4321, 99, vec![], "/".into()));
+        assert_eq!(ids(""), (0, 0, vec![0, 10], "/root".into()));
+        assert_eq!(ids("node"), (1000, 1000, vec![10, 18, 1000], "/home/node".into()));
+        assert_eq!(ids("1000"), (1000, 1000, vec![10, 18, 1000], "/home/node".into()));
+        assert_eq!(ids("node:wheel"), (1000, 10, vec![10], "/home/node".into()));
+        assert_eq!(ids("4321"), (4321, 0, vec![0], "/".into()));
+        assert_eq!(ids("4321:99"), (4321, 99, vec![99], "/".into()));
+        assert_eq!(ids(":5"), (0, 5, vec![5], "/root".into()));
+        assert_eq!(ids("1000:"), ids("1000"));
         assert!(matches!(user("nobody"), Err(UserError::Unknown { kind: "user", .. })));
         assert!(matches!(user("node:nogroup"), Err(UserError::Unknown { kind: "group", .. })));
         assert!(matches!(user(":::"), Err(UserError::Malformed { .. })));

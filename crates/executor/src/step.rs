@@ -16,7 +16,7 @@ use crate::wire;
 pub struct Step {
     /// The root file system.
     pub root: Root,
-    /// What is mounted into it besides `/proc`, `/sys`, `/dev` and the three files of [`Step::hostname`]'s kind.
+    /// What is mounted into it besides `/proc`, `/sys`, `/dev`, `/etc/hosts` and `/etc/resolv.conf`.
     /// Parents are mounted before what lies below them; of two equal targets the later one wins.
     pub mounts: Vec<Mount>,
     /// The program and its arguments. A program without a slash is looked up in `PATH` of [`Step::env`].
@@ -30,7 +30,7 @@ pub struct Step {
     pub cwd: PathBuf,
     /// Who the process is.
     pub user: User,
-    /// The name of the machine, which `/etc/hostname` and `/etc/hosts` also get.
+    /// The name of the machine, which `/etc/hosts` also gets.
     pub hostname: String,
     /// Further lines of `/etc/hosts`.
     pub add_hosts: Vec<Host>,

@@ -107,14 +107,22 @@ pub enum RowDelta {
     None,
     /// The next delta is its layer; if that is empty, the row becomes an `empty_layer`.
     IfAny,
-    /// The next delta is its layer even if it is empty: RUN, COPY, ADD and WORKDIR of a Dockerfile (BuildKit).
+    /// What the next delta changes is its layer, even if that is nothing: RUN, COPY, ADD and WORKDIR of a Dockerfile
+    /// (BuildKit).
     Always,
+    /// The next delta is its layer as it is, whatever lies below: `COPY --link`.
+    Whole,
 }
 
 impl HistoryRow {
     /// A row with a layer, whatever is in it.
     pub(crate) fn layer(created_by: impl Into<String>) -> Self {
         Self { created_by: created_by.into(), delta: RowDelta::Always }
+    }
+
+    /// A row with a layer that does not depend on those below.
+    pub(crate) fn whole(created_by: impl Into<String>) -> Self {
+        Self { created_by: created_by.into(), delta: RowDelta::Whole }
     }
 
     /// A row with a delta.

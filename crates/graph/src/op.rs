@@ -149,6 +149,8 @@ pub struct Exec {
     pub mounts: Vec<Mount>,
     /// Secrets in its environment: never in the key.
     pub secret_env: Vec<SecretEnv>,
+    /// The name that it sees its machine under; without one it is the executor's. In the key.
+    pub hostname: Option<String>,
     /// Lines for its `/etc/hosts`. Their names are in the key, their addresses are not, as in BuildKit.
     pub hosts: Vec<(String, IpAddr)>,
     /// Limits; never in the key.
@@ -327,6 +329,8 @@ pub struct Cache {
     pub mode: u16,
     /// What it holds when it is made.
     pub seed: Option<CacheSeed>,
+    /// What of it the step sees.
+    pub inside: EntryPath,
 }
 
 impl Cache {
@@ -342,6 +346,7 @@ impl Cache {
             gid: 0,
             mode: 0o755,
             seed: None,
+            inside: EntryPath::default(),
         }
     }
 }

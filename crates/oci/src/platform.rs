@@ -44,15 +44,20 @@ impl Platform {
     }
 
     /// Whether an image made for `self` is what somebody who asked for `wanted` should get. A missing variant of
-    /// arm64 means `v8`, as in containerd's normalisation.
+    /// arm64 means `v8` and of arm `v7`, as in containerd's normalisation.
     pub fn satisfies(&self, wanted: &Self) -> bool {
-        fn variant(platform: &Platform) -> Option<&str> {
-            match (platform.architecture.as_str(), platform.variant.as_deref()) {
-                ("arm64", Some("v8") | None) => None,
-                (_, variant) => variant,
-            }
-        }
+        let variant = |platform: &Self| normal_variant(&platform.architecture, platform.variant.as_deref());
         self.os == wanted.os && self.architecture == wanted.architecture && variant(self) == variant(wanted)
+    }
+}
+
+/// The variant in the one spelling that it has everywhere (containerd's `normalizeArch`).
+fn normal_variant(architecture: &str, variant: Option<&str>) -> Option<String> {
+    match (architecture, variant) {
+        ("arm64", Some("8" | "v8")) | ("amd64", Some("v1")) | ("386", _) | (_, Some("")) => None,
+        ("arm", None | Some("7")) => Some("v7".to_owned()),
+        ("arm", Some(number @ ("5" | "6" | "8"))) => Some(format!("v{number}")),
+        (_, variant) => variant.map(str::to_owned),
     }
 }
 
@@ -88,19 +93,23 @@ impl FromStr for Platform {
         if !(2..=3).contains(&parts.len()) || !parts.iter().all(|part| word(part)) {
             return Err(error());
         }
+        let mut variant = parts.get(2).map(|variant| variant.to_ascii_lowercase());
         let architecture = match parts[1].to_ascii_lowercase().as_str() {
             "x86_64" | "x86-64" => "amd64".to_owned(),
             "aarch64" => "arm64".to_owned(),
             "i386" => "386".to_owned(),
-            "armhf" => "arm".to_owned(),
+            "armhf" => {
+                variant = Some("v7".to_owned());
+                "arm".to_owned()
+            }
+            "armel" => {
+                variant = Some("v6".to_owned());
+                "arm".to_owned()
+            }
             other => other.to_owned(),
         };
-        Ok(Self {
-            architecture,
-            os: parts[0].to_ascii_lowercase(),
-            variant: parts.get(2).map(|variant| variant.to_ascii_lowercase()),
-            rest: BTreeMap::new(),
-        })
+        let variant = normal_variant(&architecture, variant.as_deref());
+        Ok(Self { architecture, os: parts[0].to_ascii_lowercase(), variant, rest: BTreeMap::new() })
     }
 }
 
@@ -112,7 +121,11 @@ mod tests {
     fn parse_normalises_and_prints() {
         for (text, printed) in [
             ("linux/x86_64", "linux/amd64"),
-            ("Linux/ARM64/v8", "linux/arm64/v8"),
+            ("Linux/ARM64/v8", "linux/arm64"),
+            ("linux/arm", "linux/arm/v7"),
+            ("linux/armhf", "linux/arm/v7"),
+            ("linux/arm/6", "linux/arm/v6"),
+            ("linux/amd64/v1", "linux/amd64"),
             ("linux/arm/v7", "linux/arm/v7"),
         ] {
             assert_eq!(text.parse::<Platform>().unwrap().to_string(), printed);

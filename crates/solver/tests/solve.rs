@@ -179,6 +179,7 @@ fn exec() -> Op {
         privileges: PrivilegeSet::Run,
         mounts: Vec::new(),
         secret_env: Vec::new(),
+        hostname: None,
         hosts: Vec::new(),
         limits: StepLimits::default(),
         capture: Capture::All,

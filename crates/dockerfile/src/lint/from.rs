@@ -36,7 +36,13 @@ pub(super) fn check(
                 check_platform(stage, &line, global, &known, findings);
                 lines.push(line);
             }
-            Err(error) => errors.push(*error),
+            Err(error) => {
+                // The same variables are why it cannot be evaluated.
+                for word in std::iter::once(&stage.base).chain(&stage.platform) {
+                    undefined(stage, word, &global.seen_in(word), &known, findings);
+                }
+                errors.push(*error);
+            }
         }
     }
     if findings.wants_own() {

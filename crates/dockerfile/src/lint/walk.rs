@@ -53,16 +53,20 @@ pub(super) fn check(
             return;
         }
     };
+    let target = dockerfile.target(lint.global.settings().target.as_deref()).ok();
     let all: BTreeSet<usize>;
     let wanted = match lint.stages {
         Some(stages) => stages,
         None => {
-            all = (0..dockerfile.stages.len()).collect();
+            // A target that is asked for is checked with what it needs, as it would be built.
+            all = match (&lint.global.settings().target, target) {
+                (Some(name), Some(target)) if !name.is_empty() => graph.reachable(target),
+                _ => (0..dockerfile.stages.len()).collect(),
+            };
             &all
         }
     };
     errors.extend(graph.forward_uses(dockerfile, wanted));
-    let target = dockerfile.target(lint.global.settings().target.as_deref()).ok();
     let mut states: Vec<Option<State>> = Vec::new();
     for (stage, line) in dockerfile.stages.iter().zip(lines) {
         if !wanted.contains(&stage.index) {
@@ -161,18 +165,16 @@ impl Walk<'_, '_> {
 
     fn instruction(&mut self, instruction: &Instruction, at: At<'_>) {
         let before = self.state.scope.workdir().to_owned();
-        let applied = match self.state.scope.apply(instruction) {
-            Ok(applied) => applied,
-            Err(error) => {
-                self.errors.push(*error);
-                return;
-            }
-        };
+        let applied = self.state.scope.apply_noting(instruction);
         // Spans of a trigger point into the image's text, not into this file.
         let inside = Arc::ptr_eq(&instruction.file, &self.lint.dockerfile.file);
         let place = |span: Span| if inside { At { span, ..at } } else { at };
+        let undefined = match &applied {
+            Ok(applied) => &applied.undefined,
+            Err((_, undefined)) => undefined,
+        };
         if self.state.known {
-            for undefined in &applied.undefined {
+            for undefined in undefined {
                 let near = undefined
                     .near
                     .as_ref()
@@ -182,6 +184,10 @@ impl Walk<'_, '_> {
                 self.findings.report(UNDEFINED_VAR, place(undefined.span), detail);
             }
         }
+        let applied = match applied {
+            Ok(applied) => applied,
+            Err((error, _)) => return self.errors.push(*error),
+        };
         let name = &instruction.keyword.text;
         match (&instruction.kind, &applied.step) {
             (Kind::Env(pairs), Step::Env(values)) => {

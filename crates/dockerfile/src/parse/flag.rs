@@ -82,6 +82,11 @@ impl Flags {
         self.0.iter().find(|(key, word)| *key == name && !word.text.is_empty()).map(|(_, word)| word.clone())
     }
 
+    /// The value of a flag, also an empty one.
+    pub(crate) fn given(&self, name: &str) -> Option<Word> {
+        self.0.iter().find(|(key, _)| *key == name).map(|(_, word)| word.clone())
+    }
+
     /// All values of a flag.
     pub(crate) fn values(&self, name: &str) -> Vec<Word> {
         self.0.iter().filter(|(key, _)| *key == name).map(|(_, word)| word.clone()).collect()

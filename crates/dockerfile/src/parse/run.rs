@@ -21,8 +21,8 @@ pub(crate) fn run(statement: &Statement, problems: &mut Vec<Problem>) -> Option<
     for mount in &mounts {
         check_mount(mount, problems);
     }
-    let network = flags.value("network").map_or(Some(Network::Default), |word| network(&word, problems));
-    let security = flags.value("security").map_or(Some(Security::Sandbox), |word| security(&word, problems));
+    let network = flags.given("network").map_or(Some(Network::Default), |word| network(&word, problems));
+    let security = flags.given("security").map_or(Some(Security::Sandbox), |word| security(&word, problems));
     let devices = flags.values("device").iter().filter_map(|word| device(word, problems)).collect();
     Some(Run {
         command: command_line(&statement.arguments, statement),

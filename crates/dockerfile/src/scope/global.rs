@@ -269,6 +269,14 @@ impl GlobalScope {
         self.expand(&stage.base, &mut Seen::default())
     }
 
+    /// The variables that a word of a FROM line asks for, as far as it can be expanded.
+    pub(crate) fn seen_in(&self, word: &Word) -> Seen {
+        let mut seen = Seen::default();
+        // What is wrong with it is said where it is evaluated.
+        let _ = self.expand(word, &mut seen);
+        seen
+    }
+
     /// Evaluates a FROM line.
     pub fn from_line(&self, stage: &Stage) -> Result<FromLine, Box<Diagnostic>> {
         let mut base_seen = Seen::default();

@@ -5,6 +5,7 @@
 //! builds, so they are found here and not by the parser.
 
 mod env;
+mod epoch;
 mod global;
 mod history;
 mod mount;
@@ -13,6 +14,7 @@ mod stage;
 mod step;
 
 pub use env::Env;
+pub use epoch::epoch_source;
 pub use global::{CONTROL_ARGS, Epoch, FromLine, GlobalScope, PLATFORM_ARGS, PROXY_ARGS, Proxies, Settings};
 pub use history::created_by;
 #[cfg(test)]

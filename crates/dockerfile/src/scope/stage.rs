@@ -130,6 +130,14 @@ impl StageScope {
 
     /// Evaluates the next instruction.
     pub fn apply(&mut self, instruction: &Instruction) -> Result<Applied, Box<Diagnostic>> {
+        self.apply_noting(instruction).map_err(|(error, _)| error)
+    }
+
+    /// As [`Self::apply`]; an error comes with the undefined variables that were seen before it.
+    pub(crate) fn apply_noting(
+        &mut self,
+        instruction: &Instruction,
+    ) -> Result<Applied, (Box<Diagnostic>, Vec<Undefined>)> {
         let mut walk = Walk {
             scope: self,
             instruction,
@@ -137,9 +145,12 @@ impl StageScope {
             ports: Vec::new(),
             written_workdir: None,
         };
-        let step = walk.step()?;
+        let step = walk.step();
         let Walk { undefined, ports, written_workdir, .. } = walk;
-        Ok(Applied { step, undefined, ports, written_workdir })
+        match step {
+            Ok(step) => Ok(Applied { step, undefined, ports, written_workdir }),
+            Err(error) => Err((error, undefined)),
+        }
     }
 
     fn set(&mut self, name: &str, value: &str) {

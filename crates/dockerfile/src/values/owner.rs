@@ -64,7 +64,11 @@ impl std::str::FromStr for Owner {
             "" => return Err(form()),
             user => identity(user)?,
         };
-        let group = group.filter(|group| !group.is_empty()).map(identity).transpose()?;
+        // `user:` leaves the group to root, too.
+        let group = match group {
+            Some("") => Some(Identity::Number(0)),
+            group => group.map(identity).transpose()?,
+        };
         Ok(Self { user, group })
     }
 }
@@ -81,7 +85,7 @@ mod tests {
             Owner { user: Identity::Name("nextjs".into()), group: Some(Identity::Number(1001)) }
         );
         assert_eq!("5".parse::<Owner>().unwrap(), Owner { user: Identity::Number(5), group: None });
-        assert_eq!("a:".parse::<Owner>().unwrap().group, None);
+        assert_eq!("a:".parse::<Owner>().unwrap().group, Some(Identity::Number(0)));
         for text in ["", ":", "4294967296", "2147483648:1", ":::", "a b", "a:b:c"] {
             assert!(text.parse::<Owner>().is_err(), "{text}");
         }

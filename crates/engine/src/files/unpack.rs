@@ -1,6 +1,7 @@
 //! ADD of an archive: unpacked into the target as by a process that has the target as its root, so that `..`, absolute names
 //! and links stay inside of it.
 
+use std::collections::BTreeMap;
 use std::io::Read;
 
 use wbuild_graph::{Owner, Transfer};
@@ -15,6 +16,9 @@ use super::transfer::{archive as in_archive, made};
 /// Nothing longer can be opened on Linux.
 const PATH_MAX: usize = 4095;
 const NAME_MAX: usize = 255;
+
+/// So many names of one file follow what a further one says about it.
+const MAX_NAMES: usize = 1000;
 
 /// A directory as a root.
 struct Below<'a, D> {
@@ -41,6 +45,8 @@ struct Unpacking<'a> {
     /// The directory that the last entry was in, as the archive has it and as it is: entries of one directory mostly follow
     /// each other.
     last: Option<(EntryPath, EntryPath)>,
+    /// The names of each file that has several.
+    links: BTreeMap<LinkId, Vec<EntryPath>>,
 }
 
 impl<L: Lookup> Delta<'_, L> {
@@ -59,7 +65,8 @@ impl<L: Lookup> Delta<'_, L> {
         let unpacked = read_archive(file, Limits::default(), |archive| {
             // `--chmod` is not for archives.
             let top = self.make_directory(&transfer.target, &made(None, owner))?;
-            let mut to = Unpacking { archive: path, top, owner, contents, last: None };
+            let mut to =
+                Unpacking { archive: path, top, owner, contents, last: None, links: BTreeMap::new() };
             while let Some(entry) = archive.next_entry().map_err(|error| in_archive(path)(error.into()))? {
                 self.unpack_entry(&mut to, entry, archive)?;
             }
@@ -119,7 +126,7 @@ impl<L: Lookup> Delta<'_, L> {
             }
             ArchiveKind::HardLink { target: other } => {
                 let other = rooted(&other)?;
-                return self.unpack_link(to, &path, &target, &other);
+                return self.unpack_link(to, (&path, &other), &target, &meta);
             }
             ArchiveKind::Symlink { target } => {
                 if target.len() > PATH_MAX || target.contains(&0) {
@@ -161,13 +168,14 @@ impl<L: Lookup> Delta<'_, L> {
         Ok(directory)
     }
 
-    /// Makes `target` another name of what the archive calls `other`.
+    /// Makes `target` another name of what the archive calls `other`. All its names get `meta`, which stands with the last
+    /// one: BuildKit's unpacker sets it on the file that they share.
     fn unpack_link(
         &mut self,
         to: &mut Unpacking<'_>,
-        path: &EntryPath,
+        (path, other): (&EntryPath, &EntryPath),
         target: &EntryPath,
-        other: &EntryPath,
+        meta: &Meta,
     ) -> Result<(), FileError<L::Error>> {
         let missing =
             || in_archive(to.archive)(UnpackError::Target { path: path.clone(), target: other.clone() });
@@ -181,10 +189,28 @@ impl<L: Lookup> Delta<'_, L> {
         }
         match &mut entry.node {
             Node::Directory { .. } | Node::Whiteout => return Err(missing()),
-            Node::File { link, .. } if link.is_none() => {
-                *link = Some(LinkId(self.groups));
-                self.groups += 1;
+            Node::File { link, .. } => {
+                let group = *link.get_or_insert_with(|| {
+                    self.groups += 1;
+                    LinkId(self.groups - 1)
+                });
+                let names = to.links.entry(group).or_insert_with(|| vec![source.clone()]);
+                let changed = Meta { xattrs: entry.meta.xattrs.clone(), ..meta.clone() };
+                // A limit, so that an archive of links alone takes no quadratic time.
+                if changed != entry.meta && names.len() < MAX_NAMES {
+                    entry.meta = changed;
+                    for name in names.iter().filter(|name| **name != source) {
+                        // One that was replaced meanwhile is another file.
+                        let same = self.builder.get(self.trees, name)?.is_some_and(
+                            |old| matches!(old.node, Node::File { link, .. } if link == Some(group)),
+                        );
+                        if same {
+                            self.insert(name, entry.clone())?;
+                        }
+                    }
+                }
                 self.insert(&source, entry.clone())?;
+                names.push(target.clone());
             }
             _ => {}
         }

@@ -109,7 +109,7 @@ fn some() -> [Put<'static>; 5] {
 fn archives_are_unpacked_with_their_owners() {
     assert_eq!(
         onto_nothing(&some(), "/out"),
-        "out/, out/d/ 750 10:20, out/d/f=F#0 604 11:20, out/d/h=F#0 604 11:20, out/d/l->f 12:20, out/top=T 604 14:20"
+        "out/, out/d/ 750 10:20, out/d/f=F#0 604 13:20, out/d/h=F#0 604 13:20, out/d/l->f 12:20, out/top=T 604 14:20"
     );
     let bytes = archive(&some());
     let mut flags = add(&bytes, "/out/");
@@ -237,7 +237,7 @@ fn hard_links_are_to_files_of_the_archive() {
         [Put::Symlink("l", "d"), Put::File("d/f", "F"), Put::HardLink("h", "l/f"), Put::HardLink("i", "h")];
     assert_eq!(
         onto_nothing(&through, "/"),
-        "d/, d/f=F#0 604 11:20, h=F#0 604 11:20, i=F#0 604 11:20, l->d 10:20"
+        "d/, d/f=F#0 604 13:20, h=F#0 604 13:20, i=F#0 604 13:20, l->d 10:20"
     );
     assert_eq!(
         onto_nothing(&[Put::Symlink("s", "x"), Put::HardLink("h", "s")], "/"),

@@ -7,7 +7,9 @@ use crate::failure::{Doing, Failure, While as _};
 use crate::step::{Network, Step};
 
 /// The names of the files, in `/etc`.
-pub(crate) const NAMES: [&str; 3] = ["resolv.conf", "hosts", "hostname"];
+///
+/// `/etc/hostname` is the image's, as in BuildKit: what a step writes there stays.
+pub(crate) const NAMES: [&str; 2] = ["resolv.conf", "hosts"];
 
 /// Far more than either file ever holds.
 const MAX_BYTES: u64 = 1 << 20;
@@ -17,7 +19,6 @@ const MAX_BYTES: u64 = 1 << 20;
 pub(crate) struct Files {
     resolv_conf: String,
     hosts: String,
-    hostname: String,
 }
 
 impl Files {
@@ -44,13 +45,12 @@ impl Files {
             // Without a network there is nobody to ask.
             resolv_conf: if shared { resolv_conf.to_owned() } else { String::new() },
             hosts: text,
-            hostname: format!("{}\n", step.hostname),
         }
     }
 
     /// Name and content, in the order of [`NAMES`].
     pub(crate) fn files(&self) -> impl Iterator<Item = (&'static str, &[u8])> {
-        NAMES.into_iter().zip([&self.resolv_conf, &self.hosts, &self.hostname].map(|text| text.as_bytes()))
+        NAMES.into_iter().zip([&self.resolv_conf, &self.hosts].map(|text| text.as_bytes()))
     }
 }
 
@@ -99,7 +99,6 @@ mod tests {
             "127.0.0.1\tlocalhost inside\n::1\tlocalhost ip6-localhost ip6-loopback\n10.0.0.1 mirror.corp # ours\n\
              10.1.2.3\tdb\n"
         );
-        assert_eq!(files.hostname, "inside\n");
     }
 
     #[test]

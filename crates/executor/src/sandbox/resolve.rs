@@ -58,6 +58,41 @@ pub(crate) fn open_with(
     Err(Errno::AGAIN)
 }
 
+/// As [`open`], in directories that lie over each other, topmost first: a symbolic link may stand in one of them, and what
+/// it leads to in another. Whiteouts are not looked at, so what is found may be hidden.
+pub(crate) fn open_in_layers(layers: &[OwnedFd], path: &Path) -> Option<OwnedFd> {
+    let mut todo: VecDeque<OsString> = components(path).collect();
+    let mut at = PathBuf::new();
+    let mut links = 0;
+    let topmost = |path: &Path| layers.iter().find_map(|layer| open_plain(layer.as_fd(), path).ok());
+    while let Some(name) = todo.pop_front() {
+        if name == ".." {
+            at.pop();
+            continue;
+        }
+        let next = at.join(&name);
+        let found = topmost(&next)?;
+        let kind = FileType::from_raw_mode(rustix::fs::fstat(&found).ok()?.st_mode);
+        if kind != FileType::Symlink {
+            at = next;
+            continue;
+        }
+        links += 1;
+        if links > MAX_LINKS {
+            return None;
+        }
+        let target = rustix::fs::readlinkat(&found, "", Vec::new()).ok()?.into_bytes();
+        let target = PathBuf::from(OsString::from_vec(target));
+        if target.is_absolute() {
+            at.clear();
+        }
+        for name in components(&target).rev() {
+            todo.push_front(name);
+        }
+    }
+    topmost(&at)
+}
+
 /// Opens `path` inside `root`, making what is missing; what was made is added to `made`.
 ///
 /// Walks one component at a time over descriptors of directories that were really opened, so that nothing that

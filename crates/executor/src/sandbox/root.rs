@@ -114,6 +114,7 @@ impl Staging {
         let place = self.directory(&name)?;
         match lowers {
             // Overlayfs wants two directories.
+            [] => {}
             [only] => {
                 let mount = mount::clone(only.as_fd(), UNTRUSTED | READ_ONLY).doing(Doing::Bind)?;
                 mount::attach(mount.as_fd(), place.as_fd()).doing(Doing::Bind)?;
@@ -296,9 +297,7 @@ impl<'a> Prepared<'a> {
                 let opened: Vec<OwnedFd> =
                     lowers.iter().map(|path| mount::open_host(path)).collect::<Result<_, _>>()?;
                 // What the stub must be; when it is mounted, the overlay itself is asked.
-                let directory = opened
-                    .iter()
-                    .find_map(|lower| resolve::open(lower.as_fd(), inside).ok())
+                let directory = resolve::open_in_layers(&opened, inside)
                     .is_none_or(|found| mount::is_directory(found.as_fd()).unwrap_or(true));
                 (Opened::Layers(opened), if directory { Kind::Directory } else { Kind::File })
             }

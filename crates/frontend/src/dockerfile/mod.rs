@@ -161,10 +161,18 @@ pub fn lower_dockerfile(input: &DockerfileInput<'_>) -> Result<Lowered, Vec<Diag
             return Err(vec![Diagnostic::error(&dockerfile.file, "the target stage could not be lowered")]);
         };
         let name = dockerfile.stages[target].display_name();
+        let mut config = state.finished();
+        let (built_for, wanted) = (&input.settings.build_platform, &input.settings.target_platform);
+        // What was asked for counts, whatever the base image says.
+        if !same_platform(built_for, wanted) {
+            config.os.clone_from(&wanted.os);
+            config.architecture.clone_from(&wanted.architecture);
+            config.variant.clone_from(&wanted.variant);
+        }
         let target = Target {
             vertex: state.vertex,
             base_image: state.base_image.clone(),
-            config: state.finished(),
+            config,
             comment: "buildkit.dockerfile.v0",
             history: state.rows(),
         };

@@ -14,6 +14,9 @@ use wbuild_tree::EntryPath;
 use super::ForeignRun;
 use super::stage::{At, Lowering, Place, StageState, Taken};
 
+/// As BuildKit has it.
+const HOSTNAME: &str = "buildkitsandbox";
+
 /// Where BuildKit puts the sockets of agents.
 const AGENT: &str = "run/buildkit/ssh_agent.";
 
@@ -53,12 +56,12 @@ impl Lowering<'_> {
         if run.security == Security::Insecure {
             self.errors.extend(granted(steps.allow_insecure, "security.insecure"));
         }
-        for device in run.devices.iter().filter(|device| device.required) {
+        for device in &run.devices {
             let message = format!("the device `{}` cannot be given to a step", device.name);
             self.errors.push(
                 Diagnostic::error(&at.instruction.file, message)
                     .at(at.instruction.span, "")
-                    .hint("remove `--device`, or `required` if the step can do without it"),
+                    .hint("remove `--device`: outside the labs channel BuildKit refuses it, too"),
             );
         }
         let mut inputs = vec![state.vertex];
@@ -108,6 +111,11 @@ impl Lowering<'_> {
                         gid: owner.gid,
                         mode: bits(owner.mode),
                         seed,
+                        // With `from`, the cache begins as that part of it.
+                        inside: match mount.from {
+                            None => EntryPath::rooted(&mount.source).unwrap_or_default(),
+                            Some(_) => EntryPath::default(),
+                        },
                     })
                 }
                 Kind::Tmpfs { size } => MountKind::Tmpfs { size: *size },
@@ -188,6 +196,7 @@ impl Lowering<'_> {
             },
             mounts,
             secret_env,
+            hostname: Some(self.hostname().to_owned()),
             hosts: steps.hosts.clone(),
             limits: steps.limits.clone(),
             capture: Capture::All,
@@ -195,6 +204,12 @@ impl Lowering<'_> {
             on_failure: Vec::new(),
         };
         Some(self.step(Op::Exec(Box::new(exec)), inputs, at))
+    }
+
+    /// What steps see as the name of their machine: scripts write it into files.
+    fn hostname(&self) -> &str {
+        let given = self.input.settings.build_args.get("BUILDKIT_SANDBOX_HOSTNAME").map(String::as_str);
+        given.filter(|name| !name.is_empty()).unwrap_or(HOSTNAME)
     }
 
     /// Variants do not count: which of them a processor runs, its architecture does not say.

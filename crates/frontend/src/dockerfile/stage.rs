@@ -13,6 +13,7 @@ use wbuild_report::{Diagnostic, SourceFile, Span, VertexId};
 use wbuild_tree::EntryPath;
 
 use super::context::{self, NamedContext};
+use super::transfer::stands_alone;
 use super::{DockerfileInput, ForeignRun, config};
 use crate::{HistoryRow, lower};
 
@@ -186,7 +187,9 @@ impl<'a> Lowering<'a> {
             self.lines[index].platform.clone().unwrap_or_else(|| input.settings.target_platform.clone());
         if let Some((name, context)) = context::find(input.contexts, &stage.name, &platform) {
             let (name, context) = (name.to_owned(), context.clone());
-            if let Some(state) = self.on_context(&name, &context, &platform, stage) {
+            if let Some(mut state) = self.on_context(&name, &context, &platform, stage) {
+                // Triggers are for what is built on an image with FROM; here it is the stage itself.
+                state.config.config.on_build.clear();
                 self.keep(index, state);
             }
             return;
@@ -248,7 +251,9 @@ impl<'a> Lowering<'a> {
 
     fn on_scratch(&mut self, platform: &Platform) -> StageState {
         let vertex = self.scratch();
-        let config = config::empty(platform);
+        // `--platform` says nothing about an image of what is empty.
+        let input = self.input;
+        let config = config::empty(&input.settings.target_platform);
         self.state(vertex, None, config, platform)
     }
 
@@ -264,9 +269,6 @@ impl<'a> Lowering<'a> {
         let mut inherited = lower::from_image(config);
         // Triggers run in the stage, and end with it.
         inherited.config.on_build.clone_from(&config.config.on_build);
-        if inherited.config.working_dir.is_empty() {
-            "/".clone_into(&mut inherited.config.working_dir);
-        }
         Some(self.state(vertex, Some(image.clone()), inherited, &platform))
     }
 
@@ -284,7 +286,7 @@ impl<'a> Lowering<'a> {
                 let vertex = self.context(name);
                 let config = config::empty(platform);
                 let mut state = self.state(vertex, None, config, platform);
-                state.history.rows.push(HistoryRow::layer(format!("FROM {name}")));
+                state.history.rows.push(HistoryRow::whole(format!("FROM {name}")));
                 Some(state)
             }
         }
@@ -339,7 +341,13 @@ impl<'a> Lowering<'a> {
             state.vertex = vertex;
         }
         if let Some(row) = row {
-            let row = if changes_files { HistoryRow::layer(row) } else { HistoryRow::metadata(row) };
+            let row = match &step {
+                Step::Copy(transfer) | Step::Add(transfer) if stands_alone(transfer) => {
+                    HistoryRow::whole(row)
+                }
+                _ if changes_files => HistoryRow::layer(row),
+                _ => HistoryRow::metadata(row),
+            };
             state.history.rows.push(row);
         }
     }
@@ -433,6 +441,7 @@ impl<'a> Lowering<'a> {
                 };
                 return Some(Taken::Vertex(*vertex));
             }
+            Place::Named(name) if name == "scratch" => return Some(Taken::Vertex(self.scratch())),
             Place::Named(name) => name,
         };
         Some(match context::find(self.input.contexts, &name, platform) {

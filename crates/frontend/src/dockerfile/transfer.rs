@@ -34,7 +34,8 @@ impl Lowering<'_> {
             }
         };
         // With --link the files do not stand on what lies below; only names of owners are looked up there.
-        let base = if step.link { self.scratch() } else { state.vertex };
+        let link = stands_alone(step);
+        let base = if link { self.scratch() } else { state.vertex };
         let mut inputs = vec![base];
         let owner = step.chown.as_ref().map(|(_, owner)| {
             let id = |identity: &Identity| match identity {
@@ -44,7 +45,7 @@ impl Lowering<'_> {
             let named = std::iter::once(&owner.user)
                 .chain(&owner.group)
                 .any(|identity| matches!(identity, Identity::Name(_)));
-            let input = if step.link && named {
+            let input = if link && named {
                 inputs.push(state.vertex);
                 inputs.len() - 1
             } else {
@@ -101,7 +102,7 @@ impl Lowering<'_> {
         };
         let op = Op::File(FileOp { actions: vec![FileAction::Transfer(Box::new(transfer))] });
         let vertex = self.step(op, inputs, at);
-        if !step.link {
+        if !link {
             return Some(vertex);
         }
         Some(self.part(Op::Merge, vec![state.vertex, vertex], "merge", at))
@@ -138,6 +139,12 @@ impl Lowering<'_> {
         let instruction = at.instruction;
         self.errors.push(Diagnostic::error(&instruction.file, message).at(instruction.span, ""));
     }
+}
+
+/// Whether the files of COPY or ADD become a layer that knows nothing of those below. Not with `--chmod`: its mode is also
+/// that of the directories that have to be made, and those that the image has would get it, too (`/etc`, mode 0600).
+pub(super) fn stands_alone(step: &TransferStep) -> bool {
+    step.link && step.chmod.is_none()
 }
 
 /// A source of COPY or ADD as a pattern.

@@ -27,6 +27,7 @@ impl Lowering<'_> {
                 privileges: PrivilegeSet::Run,
                 mounts: self.toolchain_noise(),
                 secret_env: Vec::new(),
+                hostname: None,
                 hosts: Vec::new(),
                 limits: StepLimits::default(),
                 capture: Capture::All,

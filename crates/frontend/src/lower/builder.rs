@@ -146,6 +146,7 @@ impl Lowering<'_> {
             privileges: PrivilegeSet::Task,
             mounts,
             secret_env,
+            hostname: None,
             hosts: Vec::new(),
             limits: StepLimits::default(),
             capture: self.capture(task, next),

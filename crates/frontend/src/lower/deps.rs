@@ -102,6 +102,7 @@ impl Lowering<'_> {
                 .chain(self.credentials())
                 .collect(),
             secret_env: Vec::new(),
+            hostname: None,
             hosts: Vec::new(),
             limits: StepLimits::default(),
             capture: Capture::All,
@@ -192,6 +193,7 @@ impl Lowering<'_> {
             privileges: PrivilegeSet::Task,
             mounts: self.install_noise().into(),
             secret_env: Vec::new(),
+            hostname: None,
             hosts: Vec::new(),
             limits: StepLimits::default(),
             // Everything, but named by what it is: a script that runs again, since something that it may have read has

@@ -2,6 +2,7 @@
 
 mod call;
 mod contexts;
+mod epoch;
 mod failure;
 mod flags;
 mod lint;
@@ -47,7 +48,7 @@ pub(crate) fn run(args: &BuildArgs, session: &Session) -> Result<(), Failure> {
     let outputs = Outputs::parse(&args.output, Bare::Files, &platform, requests.make_index())?;
     outputs.check(&args.output, session)?;
     let labels = labels(&args.labels)?;
-    let settings = settings(&args.dockerfile, platform.clone(), session)?;
+    let mut settings = settings(&args.dockerfile, platform.clone(), session)?;
     let steps = flags::steps(args)?;
     let budget = budget(session)?;
     let contexts = Contexts::parse(&args.dockerfile)?;
@@ -72,6 +73,12 @@ pub(crate) fn run(args: &BuildArgs, session: &Session) -> Result<(), Failure> {
     };
     lock.apply(&mut engine, &args.pulling, session)?;
     let Parsed { dockerfile, diagnostics } = read(&opened.source)?;
+    let epoch = match args.call.what {
+        Called::Build if !args.check => {
+            epoch::resolve(&dockerfile, &mut settings, &opened, &contexts, &engine, session)?
+        }
+        _ => None,
+    };
     let input = DockerfileInput {
         dockerfile: &dockerfile,
         settings,
@@ -98,7 +105,7 @@ pub(crate) fn run(args: &BuildArgs, session: &Session) -> Result<(), Failure> {
     if args.sharing.cache_from.is_empty() {
         failure::of_foreign(&build.foreign, &engine)?;
     }
-    let build_arg = build.global.source_date_epoch();
+    let build_arg = epoch.as_deref().or_else(|| build.global.source_date_epoch());
     let sources = Sources { build_arg, of_context: opened.date, named: Some(&opened.dates), may_keep: true };
     let created = created(&args.timestamp, session, &sources)?;
     let mode = args.progress.mode();

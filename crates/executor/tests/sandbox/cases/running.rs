@@ -134,7 +134,7 @@ pub(super) fn a_second_program(bed: &Bed) -> Verdict {
         step.network = network;
         beside(bed, &step, |running| {
             let entry = running.entry().unwrap();
-            let script = "while ! test -e /tmp/mark; do sleep 0.1; done; cat mark /etc/hostname; echo $ONLY; grep -c . /proc/net/dev
+            let script = "while ! test -e /tmp/mark; do sleep 0.1; done; cat mark /proc/sys/kernel/hostname; echo $ONLY; grep -c . /proc/net/dev
                 grep CapBnd /proc/self/status; grep Seccomp: /proc/self/status; for p in /proc/[0-9]*; do tr '\\0' ' ' < $p/cmdline; done 2>/dev/null; echo err >&2; exit 3";
             let cancel = CancelToken::new().unwrap();
             let (finished, out) = drain(entry.start(&program(script)).unwrap(), &cancel);
