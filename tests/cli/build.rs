@@ -112,7 +112,7 @@ fn the_image_is_what_the_spec_says() {
     assert_snapshot!(context.run(&["run", ".wbuild/image/web", "--network", "none", "--", "/bin/sh", "-c", "id; echo to stderr >&2; exit 7"]), @"
     exit 7
     -- stdout
-    uid=1001(nextjs) gid=1001(nodejs)
+    uid=1001(nextjs) gid=1001(nodejs) groups=1001(nodejs)
     -- stderr
     to stderr
     ");

@@ -304,7 +304,7 @@ fn runs(example: &Example) {
     assert_snapshot!(said, @"
     exit 0
     -- stdout
-    uid=1001(nextjs) gid=1001(nodejs)
+    uid=1001(nextjs) gid=1001(nodejs) groups=1001(nodejs)
     /app
     root owns /app
     ");

@@ -1,7 +1,7 @@
 //! Deltas to layers to an image: each delta above the base image becomes a layer, remembered by content and recipe; the
 //! base image's layers pass through byte for byte.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use wbuild_oci::{Descriptor, DiffId, Digest, HistoryEntry, Reference};
 use wbuild_registry::Repository;
 use wbuild_snapshot::{TreeFace, named_tree_face};
 use wbuild_store::{RecordMeta, Ref, Store, seal_time};
-use wbuild_tree::Subtree;
+use wbuild_tree::{ContentDigest, Subtree, TreeDigest};
 
 use crate::difference::difference;
 use crate::error::EngineError;
@@ -366,16 +366,7 @@ impl Engine {
     ) -> Result<Option<LayerRef>, EngineError> {
         let keep_empty = matches!(row, RowDelta::Always | RowDelta::Whole);
         // A step's delta goes by its tree, too: two steps that wrote the same on the same have the same layer.
-        let mut compared = None;
         let (tree, content) = match named_tree_face(&self.store, delta)? {
-            // Compared at once, since that opens only what lies over something; the layer then goes by what is left, and
-            // is the same on another base.
-            _ if row == RowDelta::Always && matches!(delta, DeltaId::Tree { .. }) => {
-                let face = difference(&self.trees(), &self.tree_face(delta)?, &self.view(below)?)?;
-                let digests = (face.digest(), face.content());
-                compared = Some(face);
-                digests
-            }
             _ if let DeltaId::Tree { tree, content } = delta => (*tree, *content),
             Some(TreeFace { tree, content: Some(content), .. }) => (tree, content),
             _ => {
@@ -383,42 +374,37 @@ impl Engine {
                 (face.digest(), face.content())
             }
         };
-        let is_step = !matches!(delta, DeltaId::Tree { .. });
         if tree == Subtree::empty().digest() && !keep_empty {
             return Ok(None);
         }
-        let mut preimage = Preimage::new("layer", 2);
-        for (field, value) in recipe.fields() {
-            preimage.text(field, value);
-        }
-        match recipe.times {
-            Times::Fixed(_) => preimage.text("content", content.to_string()),
-            Times::Keep => preimage.text("tree", tree.to_string()),
-        }
-        if is_step {
-            for (index, delta) in below.deltas.iter().enumerate() {
-                preimage.add(format!("below/{index}"), FieldValue::Digest(delta.root_key()));
-            }
-        }
-        let key = preimage.key();
-        match self.known_layer(&key.0)? {
+        // What was touched and left as it was is in no layer; which that is depends on what lies below.
+        let is_compared = row == RowDelta::Always || !matches!(delta, DeltaId::Tree { .. });
+        let key = layer_key(recipe, tree, content, is_compared.then_some(below));
+        match self.known_layer(&key)? {
             Some(None) if !keep_empty => return Ok(None),
             Some(Some(known)) => {
-                self.shared.used_layer(&key.0, Some(&known));
+                self.shared.used_layer(&key, Some(&known));
                 return Ok(Some(known.into()));
             }
             _ => {}
         }
-        let mut face = compared.map_or_else(|| self.tree_face(delta), Ok)?;
-        if is_step {
+        let mut face = self.tree_face(delta)?;
+        if is_compared {
             face = difference(&self.trees(), &face, &self.view(below)?)?;
         }
         if face.is_empty() && !keep_empty {
-            self.remember_layer(&key.0, None)?;
+            self.remember_layer(&key, None)?;
             return Ok(None);
         }
-        let record = self.write_layer(&face, name, recipe)?;
-        self.remember_layer(&key.0, Some(&record))?;
+        // What is left is the same layer on every base.
+        let own = layer_key(recipe, face.digest(), face.content(), None);
+        let record = match self.known_layer(&own)? {
+            Some(Some(known)) => known,
+            _ => self.write_layer(&face, name, recipe)?,
+        };
+        for key in BTreeSet::from([key, own]) {
+            self.remember_layer(&key, Some(&record))?;
+        }
         Ok(Some(record.into()))
     }
 
@@ -466,6 +452,25 @@ impl Engine {
         blob.finish(Some(&layer.digest))?;
         Ok(LayerRecord { descriptor: layer.descriptor(), diff_id: layer.diff_id })
     }
+}
+
+/// The key of the layer of a tree, as it is or as far as it differs from what lies below.
+fn layer_key(recipe: &Recipe, tree: TreeDigest, content: ContentDigest, below: Option<&Snapshot>) -> Digest {
+    let mut preimage = Preimage::new("layer", 2);
+    for (field, value) in recipe.fields() {
+        preimage.text(field, value);
+    }
+    match recipe.times {
+        Times::Fixed(_) => preimage.text("content", content.to_string()),
+        Times::Keep => preimage.text("tree", tree.to_string()),
+    }
+    if let Some(below) = below {
+        preimage.text("compared", "yes");
+        for (index, delta) in below.deltas.iter().enumerate() {
+            preimage.add(format!("below/{index}"), FieldValue::Digest(delta.root_key()));
+        }
+    }
+    preimage.key().0
 }
 
 /// RFC 3339, as OCI documents have it; nothing for times that it cannot say.
