@@ -277,7 +277,7 @@ fn images_that_cannot_be_had() {
         let output = build(&context, &text, &[]).to_string();
         said.push(output.replace(&host, "[REGISTRY]").replace(&locked.host(), "[LOCKED]"));
     }
-    assert_snapshot!(carets(&said.join("\n\n")), @"
+    assert_snapshot!(carets(&said.join("\n\n")), @r#"
     exit 1
     -- stderr
     error: cannot get the base image `[REGISTRY]/team/base:2`: `[REGISTRY]/team/base` has no `2`
@@ -323,12 +323,14 @@ fn images_that_cannot_be_had() {
 
     exit 1
     -- stderr
-    error: `Base` cannot be the name of an image: `Base` is not a repository name: lower-case letters, digits, and single `.`, `_`, `-` between them
+    error: failed to parse stage name "Base": invalid reference format: `Base` is not a repository name: lower-case letters, digits, and single `.`, `_`, `-` between them
      --> Dockerfile:1:6
       |
     1 | FROM Base
       |      ^
-    ");
+      |
+      = hint: names of images are lower-case: `registry/repository:tag`
+    "#);
 }
 
 /// A file of rules that sends what is asked of one registry to another first.
