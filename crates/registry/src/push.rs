@@ -53,12 +53,16 @@ impl RegistryClient {
     ) -> Result<PushReport, RegistryError> {
         let mut report = PushReport::default();
         let mut done = BTreeSet::new();
+        // What one repository has got, it lends to the next.
+        let mut content = content.clone();
         for name in names {
             let repository = Repository::of(name);
             if done.insert(repository.clone()) {
                 let of_it: Vec<&Reference> =
                     names.iter().filter(|name| Repository::of(name) == repository).collect();
-                self.push_to(&repository, &of_it, content, watch, &mut report)?;
+                self.push_to(&repository, &of_it, &content, watch, &mut report)?;
+                let lent = |blob: Blob| blob.also_in([repository.clone()]);
+                content.blobs = content.blobs.into_iter().map(lent).collect();
             }
         }
         Ok(report)

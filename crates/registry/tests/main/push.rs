@@ -64,6 +64,14 @@ fn another_repository_lends_what_it_has() {
 }
 
 #[test]
+fn repositories_of_one_push_lend_to_each_other() {
+    let registry = FakeRegistry::start().unwrap();
+    let image = made(&Platform::linux("amd64"), &[bytes(100), bytes(5)]);
+    let report = push(&client(), &registry, &["a:v1", "b:v1", "a:v2"], &image.content());
+    assert_eq!((report.sent, report.mounted, report.tagged), (3, 3, 3));
+}
+
+#[test]
 fn indexes_come_after_what_they_name() {
     let registry = FakeRegistry::start().unwrap();
     let (amd, arm) = (Platform::linux("amd64"), Platform::linux("arm64"));
