@@ -10,7 +10,7 @@ use wbuild_image::{BaseImage, Documents, ImageError, find_image};
 use wbuild_oci::{Descriptor, Digest, MAX_DOCUMENT_BYTES, Platform, Reference};
 use wbuild_registry::{RegistryClient, RegistryError, Repository, check_layer};
 use wbuild_remote::Watch;
-use wbuild_report::{EventSink, Hint, Warning};
+use wbuild_report::{EventSink, Hint, Warning, with_causes};
 use wbuild_solver::Cancellation;
 use wbuild_store::Store;
 
@@ -253,8 +253,10 @@ impl BaseRegistries {
                 Err(error) if error.is_stopped() => return Err(error.into()),
                 Err(error) if error.is_unreachable() && self.pulling.asking == Asking::Usual => {
                     let name = name.familiar();
-                    let message =
-                        format!("using `{name}` as it was when it was last looked up: {}", chain(&error));
+                    let message = format!(
+                        "using `{name}` as it was when it was last looked up: {}",
+                        with_causes(&error)
+                    );
                     self.warn(message, error.hints());
                     return Ok(Some(known));
                 }
@@ -323,15 +325,4 @@ impl From<ImageError> for EngineError {
     fn from(error: ImageError) -> Self {
         RegistryError::from(error).into()
     }
-}
-
-/// An error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text = format!("{text}: {cause}");
-        next = cause.source();
-    }
-    text
 }

@@ -35,40 +35,34 @@ pub fn handlers() -> [(&'static str, Handler); 5] {
 }
 
 fn collect_here(request: &mut dyn Read, reply: &mut dyn Write) -> Result<(), String> {
-    let request: CollectRequest = serde_json::from_reader(request).map_err(chain)?;
-    let collected = collect(&request).map_err(chain)?;
-    serde_json::to_writer(reply, &collected).map_err(chain)
+    let request: CollectRequest = serde_json::from_reader(request).map_err(told)?;
+    let collected = collect(&request).map_err(told)?;
+    serde_json::to_writer(reply, &collected).map_err(told)
 }
 
 fn seal_here(request: &mut dyn Read, reply: &mut dyn Write) -> Result<(), String> {
-    let folder: PathBuf = serde_json::from_reader(request).map_err(chain)?;
-    serde_json::to_writer(reply, &seal(&folder).map_err(chain)?).map_err(chain)
+    let folder: PathBuf = serde_json::from_reader(request).map_err(told)?;
+    serde_json::to_writer(reply, &seal(&folder).map_err(told)?).map_err(told)
 }
 
 fn check_here(request: &mut dyn Read, reply: &mut dyn Write) -> Result<(), String> {
-    let request: CheckRequest = serde_json::from_reader(request).map_err(chain)?;
-    serde_json::to_writer(reply, &check(&request).map_err(chain)?).map_err(chain)
+    let request: CheckRequest = serde_json::from_reader(request).map_err(told)?;
+    serde_json::to_writer(reply, &check(&request).map_err(told)?).map_err(told)
 }
 
 fn remove_here(request: &mut dyn Read, _: &mut dyn Write) -> Result<(), String> {
-    let folders: Vec<PathBuf> = serde_json::from_reader(request).map_err(chain)?;
-    folders.iter().try_for_each(|folder| wbuild_store::remove_tree(folder).map_err(chain))
+    let folders: Vec<PathBuf> = serde_json::from_reader(request).map_err(told)?;
+    folders.iter().try_for_each(|folder| wbuild_store::remove_tree(folder).map_err(told))
 }
 
 fn note_owners_here(request: &mut dyn Read, reply: &mut dyn Write) -> Result<(), String> {
-    let request: NoteOwners = serde_json::from_reader(request).map_err(chain)?;
-    serde_json::to_writer(reply, &note_owners(&request).map_err(chain)?).map_err(chain)
+    let request: NoteOwners = serde_json::from_reader(request).map_err(told)?;
+    serde_json::to_writer(reply, &note_owners(&request).map_err(told)?).map_err(told)
 }
 
-/// An error with its causes, for the other side of the pipe.
-fn chain<E: std::error::Error>(error: E) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
+/// For the other side of the pipe.
+fn told<E: std::error::Error>(error: E) -> String {
+    wbuild_report::with_causes(&error)
 }
 
 /// An owner as the executor recorded it, for the collector.

@@ -1,20 +1,18 @@
 //! Errors with their place in the Dockerfile.
 
-use std::error::Error;
-
 use wbuild_dockerfile::{Dockerfile, Kind, Word};
 use wbuild_engine::{Engine, EngineError};
 use wbuild_frontend::ForeignRun;
 use wbuild_graph::{Graph, ImageRef, Origin};
 use wbuild_oci::Platform;
-use wbuild_report::{Diagnostic, Hint};
+use wbuild_report::{Diagnostic, Hint, with_causes};
 use wbuild_solver::SolveError;
 
 use crate::commands::Failure;
 
 /// A base image that cannot be used, at the lines that name it.
 pub(super) fn of_image(dockerfile: &Dockerfile, image: &ImageRef, error: &EngineError) -> Diagnostic {
-    let mut diagnostic = Diagnostic::error(&dockerfile.file, chain(error));
+    let mut diagnostic = Diagnostic::error(&dockerfile.file, with_causes(error));
     let names_it = |word: &&Word| word.text == image.reference;
     let bases = || dockerfile.stages.iter().map(|stage| &stage.base);
     let instructions = || dockerfile.stages.iter().flat_map(|stage| &stage.instructions);
@@ -77,7 +75,7 @@ pub(super) fn of_solve(
                 EngineError::Step(step) => {
                     format!("{step}; its full log is `{}`", step.log.display())
                 }
-                other => chain(other),
+                other => with_causes(other),
             };
             let Some(origin) = &graph.vertex(id).origin else {
                 let error = SolveError::Vertex { id, name, source, beside };
@@ -91,19 +89,4 @@ pub(super) fn of_solve(
         }
         other => Failure::new(other),
     }
-}
-
-/// An error and its causes in one line.
-pub(super) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        next = cause.source();
-    }
-    text
 }
