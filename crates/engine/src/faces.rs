@@ -372,11 +372,21 @@ impl Engine {
 
     /// Sees to it that the base layers of a snapshot are on disk, where the bytes of their files are.
     pub(crate) fn layers_on_disk(&self, snapshot: &Snapshot) -> Result<(), EngineError> {
+        self.to_disk(snapshot, Mtimes::Tree, |delta| matches!(delta, DeltaId::Layer(_)))
+    }
+
+    /// Makes the folders of those deltas of a snapshot that are `wanted`.
+    fn to_disk(
+        &self,
+        snapshot: &Snapshot,
+        mtimes: Mtimes,
+        wanted: impl Fn(&DeltaId) -> bool,
+    ) -> Result<(), EngineError> {
         self.while_they_come(snapshot, || {
             let mut below = Snapshot::default();
             for delta in &snapshot.deltas {
-                if let DeltaId::Layer(_) = delta {
-                    self.disk_folder(delta, &below, Mtimes::Tree)?;
+                if wanted(delta) {
+                    self.disk_folder(delta, &below, mtimes)?;
                 }
                 below = below.with(*delta);
             }
@@ -460,14 +470,7 @@ impl Engine {
 
     /// The folders of a snapshot for an overlay, the topmost first.
     pub(crate) fn lowers(&self, snapshot: &Snapshot, mtimes: Mtimes) -> Result<Vec<PathBuf>, EngineError> {
-        self.while_they_come(snapshot, || {
-            let mut below = Snapshot::default();
-            for delta in &snapshot.deltas {
-                self.disk_folder(delta, &below, mtimes)?;
-                below = below.with(*delta);
-            }
-            Ok(())
-        })?;
+        self.to_disk(snapshot, mtimes, |_| true)?;
         Ok(stack_for_mount(&self.store, snapshot, self.disk(mtimes), MAX_LOWERS)?)
     }
 }
