@@ -113,17 +113,21 @@ fn base_digest(context: &TestContext) -> String {
     index["manifests"][0]["digest"].as_str().unwrap().to_owned()
 }
 
-#[test]
-fn a_step_runs_on_it() {
-    let context = TestContext::empty().env("WBUILD_OFFLINE", "0");
+/// A registry that has the real base image, and its name there; this machine has it no more.
+fn with_alpine(context: &TestContext) -> Option<(FakeRegistry, String)> {
     let images = context.base_images();
-    let Some(layout) = images.iter().find_map(|arg| arg.strip_prefix("alpine:3.23=oci-layout://")) else {
-        return skip("there is no base image");
-    };
+    let layout = images.iter().find_map(|arg| arg.strip_prefix("alpine:3.23=oci-layout://"))?;
     let registry = FakeRegistry::start().unwrap();
     let base = name(&registry, "library/alpine:3.23");
     ok(context.run(&["push", layout, &base]));
     fs::remove_dir_all(context.state()).unwrap();
+    Some((registry, base))
+}
+
+#[test]
+fn a_step_runs_on_it() {
+    let context = TestContext::empty().env("WBUILD_OFFLINE", "0");
+    let Some((registry, base)) = with_alpine(&context) else { return skip("there is no base image") };
     let context_flag = format!("tools=docker-image://{base}");
     let text = format!(
         "FROM {base}\nRUN --mount=from=tools,target=/tools cat /tools/etc/os-release | grep ^ID= > /id\n"
@@ -390,14 +394,7 @@ fn a_mirror_and_its_registry_that_are_gone() {
 #[test]
 fn an_app_stands_on_an_image_of_a_registry() {
     let context = TestContext::small().env("WBUILD_OFFLINE", "0");
-    let images = context.base_images();
-    let Some(layout) = images.iter().find_map(|arg| arg.strip_prefix("alpine:3.23=oci-layout://")) else {
-        return skip("there is no base image");
-    };
-    let registry = FakeRegistry::start().unwrap();
-    let base = name(&registry, "library/alpine:3.23");
-    ok(context.run(&["push", layout, &base]));
-    fs::remove_dir_all(context.state()).unwrap();
+    let Some((registry, base)) = with_alpine(&context) else { return skip("there is no base image") };
     let place = format!("alpine:3.23=docker-image://{base}");
     let build = |flags: &[&str]| {
         let args = ["image", "--progress", "plain", "--target", "base", "--build-context", &place];

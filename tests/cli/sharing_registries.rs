@@ -4,10 +4,10 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use wbuild_testkit::{Door, FakeRegistry, Fault};
+use wbuild_testkit::{Door, FakeRegistry, Fault, Server, free_port};
 
 use super::sharing::{STEPS, build, dockerfile};
-use super::sharing_servers::{Server, free_port, round_trip};
+use super::sharing_servers::round_trip;
 use crate::context::{bases, skip};
 
 /// `me` and `s3cret`, in base64 as docker's `config.json` has it, and as `htpasswd -B` writes it.
@@ -96,7 +96,7 @@ fn a_closed_registry_is_said_and_the_password_is_not() {
 
 /// Debian's docker-registry, with a password.
 fn docker_registry(folder: &Path) -> Option<Server> {
-    let port = free_port();
+    let port = free_port().unwrap();
     let folder_name = folder.display();
     fs::write(folder.join("htpasswd"), HTPASSWD).unwrap();
     let config = format!(

@@ -2,13 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
 
-use wbuild_testkit::{Body, HttpServer, Moto, Reply, Seen};
+use wbuild_testkit::{Body, HttpServer, Moto, Reply, Seen, Server, free_port};
 
 use super::sharing::{STEPS, build, dockerfile};
 use crate::context::{TestContext, bases, skip};
@@ -235,50 +233,17 @@ fn a_server_that_never_answers_is_not_waited_for() {
     assert_eq!((built.steps("built").len(), built.warnings().len()), (STEPS, 1), "{:?}", built.warnings());
     assert!(built.warnings()[0].contains("did not answer in 5 seconds"), "{:?}", built.warnings());
     // Nobody is there at all.
-    let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
+    let port = free_port().unwrap();
     let place = format!("type=http,url=http://127.0.0.1:{port}");
     let args = [format!("--cache-from={place}"), format!("--cache-to={place}")];
     let built = build(&dockerfile("one"), &args.each_ref().map(String::as_str));
     assert_eq!((built.steps("built").len(), built.warnings().len()), (STEPS, 2), "{:?}", built.warnings());
 }
 
-/// A server process on a port of its own, ended with the test.
-pub(super) struct Server {
-    child: Child,
-    pub(super) port: u16,
-}
-
-impl Server {
-    /// Starts a program that listens on `port`, and waits until it does.
-    pub(super) fn start(port: u16, command: &mut Command) -> Option<Self> {
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().ok()?;
-        let mut server = Self { child, port };
-        let end = Instant::now() + Duration::from_secs(30);
-        while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
-            if Instant::now() > end || server.child.try_wait().ok()?.is_some() {
-                return None;
-            }
-            std::thread::yield_now();
-        }
-        Some(server)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-pub(super) fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
-}
-
 /// The configuration of `cache/remote.md`.
 fn nginx(folder: &Path) -> Option<Server> {
     let documented = include_str!("../../cache/nginx.conf");
-    let port = free_port();
+    let port = free_port().unwrap();
     let conf = documented
         .replace("/var/cache/wbuild", &folder.join("cache").display().to_string())
         .replace("listen 8080", &format!("listen 127.0.0.1:{port}"));

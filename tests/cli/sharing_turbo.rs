@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use wbuild_testkit::{HttpServer, Reply, Seen};
+use wbuild_testkit::{HttpServer, Reply, Seen, Server, free_port};
 
 use super::sharing::{STEPS, build, dockerfile};
-use super::sharing_servers::{Kept, Server, free_port, keep, round_trip};
+use super::sharing_servers::{Kept, keep, round_trip};
 use crate::context::{TestContext, bases, skip};
 
 /// The version that is tested.
@@ -155,7 +155,7 @@ fn turborepo_remote_cache_is_a_cache() {
         return;
     };
     let folder = tempfile::tempdir().unwrap();
-    let port = free_port();
+    let port = free_port().unwrap();
     let mut command = Command::new("node");
     command
         .arg(modules.join("turborepo-remote-cache/dist/cli.js"))

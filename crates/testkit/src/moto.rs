@@ -1,23 +1,15 @@
 use std::fs;
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpStream};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Duration;
+
+use crate::server::{Server, free_port};
 
 /// moto's server, which answers as S3 does, in a virtual environment of its own.
 #[derive(Debug)]
-pub struct Moto {
-    child: Child,
-    port: u16,
-}
-
-impl Drop for Moto {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+pub struct Moto(Server);
 
 impl Moto {
     /// Installs it into a folder of `scratch`, unless it is there, and starts it. `None` where one or the other cannot be done.
@@ -33,28 +25,15 @@ impl Moto {
             }
             fs::write(folder.join("ready"), "").ok()?;
         }
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).ok()?.local_addr().ok()?.port();
-        let child = Command::new(program)
-            .args(["-H", "127.0.0.1", "-p", &port.to_string()])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .ok()?;
-        let mut moto = Self { child, port };
-        let end = Instant::now() + Duration::from_secs(60);
-        while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
-            if Instant::now() > end || moto.child.try_wait().ok()?.is_some() {
-                return None;
-            }
-            std::thread::yield_now();
-        }
-        Some(moto)
+        let port = free_port().ok()?;
+        let mut command = Command::new(program);
+        command.args(["-H", "127.0.0.1", "-p", &port.to_string()]);
+        Server::start_within(Duration::from_secs(60), port, &mut command).map(Self)
     }
 
     /// Its port on the loopback address.
     pub const fn port(&self) -> u16 {
-        self.port
+        self.0.port
     }
 
     /// Makes a bucket of this name.
@@ -62,10 +41,10 @@ impl Moto {
     /// # Errors
     /// When it cannot be asked, or refuses.
     pub fn make_bucket(&self, name: &str) -> io::Result<()> {
-        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port))?;
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.0.port))?;
         let request = format!(
             "PUT /{name} HTTP/1.1\r\nHost: 127.0.0.1:{}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
-            self.port
+            self.0.port
         );
         stream.write_all(request.as_bytes())?;
         let mut answer = String::new();
