@@ -17,6 +17,7 @@ scenarios (default: all, in this order):
   nothing     edits after which little or nothing may run (counts steps)
   edit        one line of a page edited, against bare next build and docker build
   cold        nothing built but the base tree, against the bare commands
+  push        one line of a page edited, built and pushed: bytes sent, against docker build and docker push
   dockerfiles tests/dockerfiles, cold and warm, against docker build
   many        COPY --from of 50,000 files that no step sees, against docker build
   long        wbuild check of 2,500 lines, against two lines
@@ -34,20 +35,22 @@ pub(crate) enum Scenario {
     Nothing,
     Edit,
     Cold,
+    Push,
     Dockerfiles,
     Many,
     Long,
 }
 
 /// Those on the example workspace.
-pub(crate) const OF_THE_EXAMPLE: [Scenario; 4] =
-    [Scenario::Unchanged, Scenario::Nothing, Scenario::Edit, Scenario::Cold];
+pub(crate) const OF_THE_EXAMPLE: [Scenario; 5] =
+    [Scenario::Unchanged, Scenario::Nothing, Scenario::Edit, Scenario::Cold, Scenario::Push];
 
-const ALL: [(&str, Scenario); 7] = [
+const ALL: [(&str, Scenario); 8] = [
     ("unchanged", Scenario::Unchanged),
     ("nothing", Scenario::Nothing),
     ("edit", Scenario::Edit),
     ("cold", Scenario::Cold),
+    ("push", Scenario::Push),
     ("dockerfiles", Scenario::Dockerfiles),
     ("many", Scenario::Many),
     ("long", Scenario::Long),

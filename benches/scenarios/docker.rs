@@ -88,6 +88,17 @@ impl Docker {
         command
     }
 
+    /// The command that builds the web image and pushes it.
+    pub(crate) fn build_and_push(&self, name: &str) -> Command {
+        let build = self.build();
+        let mut command = Command::new("/bin/sh");
+        // $0 is the client, $1 the daemon's address, $2 the name; the build's own words follow.
+        command.args(["-ec", r#"docker=$0 host=$1 name=$2; shift 2; "$docker" "$@"; "$docker" --host "$host" tag bench/web "$name"; exec "$docker" --host "$host" push "$name""#]);
+        command.arg(&self.client).arg(&self.host).arg(name);
+        command.args(build.get_args()).env("DOCKER_BUILDKIT", "1");
+        command
+    }
+
     fn load(&self, base: &BaseImage, work: &Path) -> Result<(), Problem> {
         let archive = work.join("base.tar");
         let layout = base.place.trim_start_matches("oci-layout://");

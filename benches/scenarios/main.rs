@@ -9,6 +9,8 @@ mod docker;
 mod dockerfiles;
 mod machine;
 mod problem;
+mod pushed;
+mod registry;
 mod run;
 mod site;
 mod wbuild;
@@ -64,11 +66,15 @@ fn on_the_example(arguments: &Arguments, work: &Path) -> Result<(), Problem> {
     eprintln!("preparing: every peer builds once …");
     let wbuild = Wbuild::new(&arguments.wbuild, &base, work)?;
     wbuild.build()?;
-    let docker = peer("docker build", arguments.needs(&[Scenario::Unchanged, Scenario::Edit]), || {
-        let docker = Docker::start(&[&base], work)?;
-        run(docker.build(), Peak::Loose)?;
-        Ok(docker)
-    })?;
+    let docker = peer(
+        "docker build",
+        arguments.needs(&[Scenario::Unchanged, Scenario::Edit, Scenario::Push]),
+        || {
+            let docker = Docker::start(&[&base], work)?;
+            run(docker.build(), Peak::Loose)?;
+            Ok(docker)
+        },
+    )?;
     let bare = peer("bare commands", arguments.needs(&[Scenario::Edit, Scenario::Cold]), || {
         Bare::unpack(&wbuild, work)
     })?;
@@ -79,6 +85,7 @@ fn on_the_example(arguments: &Arguments, work: &Path) -> Result<(), Problem> {
             Scenario::Nothing => nothing_to_do(&wbuild)?,
             Scenario::Edit => edit(arguments, &wbuild, docker.as_ref(), bare.as_ref())?,
             Scenario::Cold => cold(arguments, &wbuild, bare.as_ref())?,
+            Scenario::Push => push(arguments, &wbuild, docker.as_ref(), work)?,
             Scenario::Dockerfiles | Scenario::Many | Scenario::Long => {}
         }
     }
@@ -99,7 +106,7 @@ fn on_dockerfiles(arguments: &Arguments, work: &Path) -> Result<(), Problem> {
             Scenario::Dockerfiles => dockerfiles.small()?,
             Scenario::Many => dockerfiles.many()?,
             Scenario::Long => dockerfiles.long()?,
-            Scenario::Unchanged | Scenario::Nothing | Scenario::Edit | Scenario::Cold => {}
+            Scenario::Unchanged | Scenario::Nothing | Scenario::Edit | Scenario::Cold | Scenario::Push => {}
         }
     }
     Ok(())
@@ -177,6 +184,14 @@ fn cold(arguments: &Arguments, wbuild: &Wbuild, bare: Option<&Bare>) -> Result<(
         );
     }
     contest.run()
+}
+
+/// What a push sends after an edit.
+fn push(arguments: &Arguments, wbuild: &Wbuild, docker: Option<&Docker>, work: &Path) -> Result<(), Problem> {
+    match docker {
+        Some(docker) => pushed::said(pushed::pushed(arguments.runs_of(Scenario::Push), wbuild, docker, work)),
+        None => Ok(()),
+    }
 }
 
 /// Edits after which little or nothing may run: counts steps, not time.

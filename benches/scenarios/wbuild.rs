@@ -52,6 +52,13 @@ impl Wbuild {
         command
     }
 
+    /// The command that builds the web image and pushes it to a registry that speaks plain http.
+    pub(crate) fn push(&self, name: &str) -> Command {
+        let mut command = self.image(&self.home);
+        command.args(["--push", "--tag", name]);
+        command
+    }
+
     /// Builds the web image; says which steps ran.
     pub(crate) fn build(&self) -> Result<Built, Problem> {
         let said = run(self.image(&self.home), Peak::Loose)?.said;
