@@ -218,7 +218,8 @@ impl Lowering<'_> {
     }
 }
 
-/// Puts fixed times into the two files in which pnpm says when it ran. Both are YAML or JSON, depending on its version.
+/// Puts fixed times into the two files in which pnpm says when it ran, and, from 11 on, when its lockfile was written. Both are
+/// YAML or JSON, depending on its version.
 const NORMALISE: &str = r#"
 const fs = require("fs"), dir = "node_modules/", never = "Thu, 01 Jan 1970 00:00:01 GMT";
 for (const name of fs.existsSync(dir) ? fs.readdirSync(dir) : []) {
@@ -227,7 +228,8 @@ for (const name of fs.existsSync(dir) ? fs.readdirSync(dir) : []) {
   fs.writeFileSync(dir + name, text
     .replace(/^(prunedAt: ).*$/m, (_, key) => key + never)
     .replace(/("prunedAt": ")[^"]*/, (_, key) => key + never)
-    .replace(/("lastValidatedTimestamp": )\d+/, (_, key) => key + 1000));
+    .replace(/("lastValidatedTimestamp": )\d+/, (_, key) => key + 1000)
+    .replace(/("(?:recordedAtNs|ctimeNs)": )\d+/g, (_, key) => key + 1000000000));
 }
 "#;
 

@@ -6,7 +6,7 @@ use wbuild_graph::{EnvInKey, Environment};
 use wbuild_oci::ImageConfig;
 use wbuild_report::{Diagnostic, nearest};
 
-use super::noise::NPM_CACHE;
+use super::noise::{NPM_CACHE, PNPM_CACHE};
 use crate::{Input, Project, SecretTarget, Task};
 
 /// What a process needs to find anything, where the image does not say.
@@ -22,8 +22,7 @@ pub(super) struct Environments {
     tasks: BTreeMap<String, String>,
     /// What a task gets when it declares it.
     declared: BTreeMap<String, String>,
-    /// How pnpm's settings are written.
-    prefix: &'static str,
+    pnpm_major: u32,
 }
 
 impl Environments {
@@ -42,7 +41,7 @@ impl Environments {
             image: variables,
             tasks: input.spec.env.clone(),
             declared,
-            prefix: setting_prefix(input.project.pnpm_major),
+            pnpm_major: input.project.pnpm_major,
         }
     }
 
@@ -57,6 +56,7 @@ impl Environments {
     pub(super) fn pnpm(&self, settings: &[(&str, &str)]) -> Vec<Environment> {
         let mut variables = self.image.clone();
         variables.insert("CI".to_owned(), ("1".to_owned(), EnvInKey::Shown));
+        self.add_settings(&mut variables, &[("cache_dir", &format!("/{PNPM_CACHE}"))]);
         self.add_settings(&mut variables, settings);
         listed(variables)
     }
@@ -86,15 +86,16 @@ impl Environments {
     }
 
     fn add_settings(&self, variables: &mut Variables, settings: &[(&str, &str)]) {
-        for (name, value) in settings {
-            variables.insert(format!("{}{name}", self.prefix), ((*value).to_owned(), EnvInKey::Shown));
+        // pnpm 11 reads settings from variables of its own, no longer from npm's.
+        let modern = self.pnpm_major >= 11;
+        let prefix = if modern { "pnpm_config_" } else { "npm_config_" };
+        // The toolchain has the pnpm that `packageManager` names. From 12 on, pnpm looks besides whether the lockfile pins
+        // what a registry has of it, for every platform.
+        let trusted = modern.then_some(("pm_on_fail", "ignore"));
+        for (name, value) in settings.iter().copied().chain(trusted) {
+            variables.insert(format!("{prefix}{name}"), (value.to_owned(), EnvInKey::Shown));
         }
     }
-}
-
-/// pnpm 11 reads settings from variables of its own, no longer from npm's.
-fn setting_prefix(major: u32) -> &'static str {
-    if major >= 11 { "pnpm_config_" } else { "npm_config_" }
 }
 
 fn listed(variables: Variables) -> Vec<Environment> {

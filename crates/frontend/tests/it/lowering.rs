@@ -414,7 +414,24 @@ fn what_package_managers_write_beside_is_in_no_layer() {
         exec.mounts.iter().map(|mount| mount.target.to_string()).collect::<Vec<_>>().join(" ")
     };
     assert_eq!(mounts("base/toolchain/0"), "/root/.npm /tmp /var/log");
-    assert_eq!(mounts("deps/install"), "/pnpm/store /root/.npm /tmp");
+    assert_eq!(mounts("deps/install"), "/pnpm/store /root/.npm /root/.cache/pnpm /tmp");
+}
+
+#[test]
+fn pnpm_11_does_not_look_for_its_own_pin() {
+    let settings = |pnpm: &str| {
+        let mut example = Example::new();
+        example.edit("package.json", "pnpm@10.18.2", pnpm);
+        let definition = lowered(&example);
+        let install = definition.graph.iter().find(|(_, vertex)| vertex.identity.ends_with("deps/install"));
+        let Op::Exec(exec) = &install.unwrap().1.op else { panic!("{install:?}") };
+        let names = exec.env.iter().filter(|variable| variable.name.contains("_config_"));
+        names.map(|variable| format!("{}={}", variable.name, variable.value)).collect::<Vec<_>>().join(" ")
+    };
+    let (ten, eleven) = (settings("pnpm@10.18.2"), settings("pnpm@11.28.11"));
+    assert!(ten.contains("npm_config_cache_dir=/root/.cache/pnpm") && !ten.contains("pm_on_fail"), "{ten}");
+    assert!(eleven.contains("pnpm_config_cache_dir=/root/.cache/pnpm"), "{eleven}");
+    assert!(eleven.contains("pnpm_config_pm_on_fail=ignore"), "{eleven}");
 }
 
 #[test]
