@@ -363,3 +363,17 @@ fn without_an_engine_that_is_said_before_anything_runs() {
     let answer = context.refused(&["build", "--progress", "plain", "-o", "type=docker,context=far", "."]);
     assert!(answer.contains("there is no `docker` program, which the context `far` needs"), "{answer}");
 }
+
+#[test]
+fn the_machines_own_root_is_no_output() {
+    let context = TestContext::empty();
+    // No files: a mistake here must not cost the machine its own.
+    context.write("Dockerfile", "FROM scratch\nLABEL a=b\n");
+    for place in ["type=local,dest=/", "type=local,dest=/,mode=delete", "/"] {
+        let output = context.run(&["build", "-o", place, "."]);
+        assert_eq!(output.code, 1, "{output}");
+        let said =
+            "error: `/` is the root of this machine, and no output is written there\nhint: name a folder";
+        assert!(output.stderr.contains(said), "{output}");
+    }
+}

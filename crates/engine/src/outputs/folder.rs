@@ -20,7 +20,7 @@ use wbuild_oci::Digest;
 use wbuild_store::{Store, remove_tree};
 use wbuild_tree::{Entry, EntryPath, LinkId, Meta, Name, Node, Subtree, Time, Visit, walk};
 
-use super::{Existing, FilesWritten, OutputError};
+use super::{Existing, FilesWritten, OutputError, check_files_folder};
 use crate::error::EngineError;
 
 const DIRECTORY: OFlags =
@@ -34,16 +34,11 @@ pub(super) fn write_folder(
     path: &Path,
     existing: Existing,
 ) -> Result<FilesWritten, EngineError> {
+    check_files_folder(path)?;
     fs::create_dir_all(path).map_err(|source| failed("create", path, source))?;
     // The path to the folder may lead through links: it is the user's.
     let root = openat(CWD, path, DIRECTORY.difference(OFlags::NOFOLLOW), Mode::empty())
         .map_err(|error| failed("open", path, error.into()))?;
-    if existing == Existing::Delete {
-        let real = fs::canonicalize(path).map_err(|source| failed("open", path, source))?;
-        if real.parent().is_none() {
-            return Err(OutputError::NotEmptied { path: real }.into());
-        }
-    }
     let mut writer = Writer {
         store,
         times,

@@ -62,10 +62,10 @@ pub enum OutputError {
         /// Where.
         path: PathBuf,
     },
-    /// Emptying it would remove everything.
-    #[error("`{}` is not emptied for an output", path.display())]
-    NotEmptied {
-        /// Which.
+    /// The folder is the root of this machine, whose own files would be replaced.
+    #[error("`{}` is the root of this machine, and no output is written there", path.display())]
+    OwnRoot {
+        /// What it was called.
         path: PathBuf,
     },
     /// The tar.
@@ -84,13 +84,28 @@ pub enum OutputError {
     },
 }
 
+/// Whether files can be put into the folder at `path`, as far as that is known before there are any.
+///
+/// # Errors
+/// [`OutputError::OwnRoot`]: a root file system over the machine's own is never what was meant, and BuildKit's exporter would
+/// replace `/bin` and `/etc` there.
+pub fn check_files_folder(path: &Path) -> Result<(), OutputError> {
+    // One that is not there yet is not the root.
+    match path.canonicalize() {
+        Ok(real) if real.parent().is_none() => Err(OutputError::OwnRoot { path: path.to_owned() }),
+        _ => Ok(()),
+    }
+}
+
 impl Hint for OutputError {
     fn hints(&self) -> Vec<String> {
         match self {
             Self::InTheWay { path } => {
                 vec![format!("remove `{}`, or let mode=delete do that", path.display())]
             }
-            Self::NotEmptied { .. } => vec!["name a folder of its own for the output".to_owned()],
+            Self::OwnRoot { .. } => vec![
+                "name a folder of its own for the output; a `type=tar` can be unpacked wherever that is meant".to_owned(),
+            ],
             Self::Tar(error) => error.hints(),
             Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 vec!["make room, or name a folder on a larger disk".to_owned()]

@@ -115,9 +115,21 @@ fn what_is_there_stays_unless_it_is_to_go() {
     world.write(&snapshot, Existing::Delete).unwrap();
     assert_eq!(names(&["mine", "dir/mine", "dir/old", "dir/new"]), [false, false, false, true]);
     assert_eq!(world.read("outside"), "mine");
-    let root = FilesOutput::Folder { path: Path::new("/"), existing: Existing::Delete };
-    let error = world.engine.write_files(&snapshot, Times::Keep, &root).unwrap_err();
-    assert_eq!(error.to_string(), "`/` is not emptied for an output");
+}
+
+#[test]
+fn the_machines_own_root_is_no_output() {
+    let world = World::new();
+    symlink("/", world.path("link")).unwrap();
+    // Nothing is in it: a mistake here must not cost the machine its files.
+    let snapshot = world.snapshot(vec![]);
+    for path in [Path::new("/"), Path::new("/tmp/.."), &world.path("link")] {
+        let root = FilesOutput::Folder { path, existing: Existing::Keep };
+        let error = world.engine.write_files(&snapshot, Times::Keep, &root).unwrap_err();
+        let message =
+            format!("`{}` is the root of this machine, and no output is written there", path.display());
+        assert_eq!(error.to_string(), message);
+    }
 }
 
 #[test]

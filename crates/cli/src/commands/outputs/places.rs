@@ -4,6 +4,7 @@ use std::fs::OpenOptions;
 use std::io;
 use std::path::Path;
 
+use wbuild_engine::check_files_folder;
 use wbuild_image::check_layout_folder;
 use wbuild_load::{Machine, choose_engine, choose_store};
 
@@ -63,7 +64,10 @@ pub(super) fn check(output: &Output, variable: &dyn Fn(&str) -> Option<String>) 
             check_folder(place, place)?;
             check_layout_folder(place).map_err(Failure::new)
         }
-        Output::Files(..) => check_folder(place, place),
+        Output::Files(..) => {
+            check_files_folder(place).map_err(Failure::new)?;
+            check_folder(place, place)
+        }
         _ => check_file(place),
     }
 }
