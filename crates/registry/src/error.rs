@@ -55,6 +55,8 @@ pub enum RegistryError {
         what: String,
         /// Tags with names like it.
         near: Vec<String>,
+        /// Some that there are, if none is like it.
+        others: Vec<String>,
     },
     /// There is no such repository.
     #[error("`{registry}` has no repository `{name}`")]
@@ -216,7 +218,34 @@ impl Hint for RegistryError {
                 hints.push("or name it for this registry alone: `[registry.\"HOST\"]` with `ca = [\"FILE\"]` in registries.toml".to_owned());
                 hints
             }
+            Self::Http(HttpError::Digest { .. }) | Self::Digest { .. } | Self::Size { .. } => {
+                vec![
+                    "the registry, or something between it and here, gives other bytes than were pushed: push the image again, or take it from elsewhere"
+                        .to_owned(),
+                ]
+            }
+            Self::Http(HttpError::Encoded { .. }) => {
+                vec!["a proxy before the registry changes what it sends; blobs and manifests have to come as they are".to_owned()]
+            }
+            Self::Http(HttpError::Redirect { .. } | HttpError::TooLarge { .. }) | Self::Protocol { .. } => {
+                vec!["registries do not do that: check the name of the host, and what stands before the registry".to_owned()]
+            }
+            Self::Http(HttpError::Stalled { .. }) => vec![
+                "check the network; WBUILD_HTTP_TIMEOUT (seconds) gives it more time".to_owned(),
+            ],
             Self::Http(error) => error.hints(),
+            Self::Refused { status: 413, .. } => vec![
+                "the registry, or a proxy before it, takes only smaller requests: `client_max_body_size` in nginx".to_owned(),
+            ],
+            Self::Refused { status: 405, .. } => {
+                vec!["it may be a mirror, or another server than a registry, which takes nothing".to_owned()]
+            }
+            Self::Refused { status: 500..=599, .. } => {
+                vec!["the registry failed, after several tries: what went wrong is in its log".to_owned()]
+            }
+            Self::NoBlob { .. } => vec![
+                "the registry has the manifest of the image and not all that it names: push the image again".to_owned(),
+            ],
             Self::Denied { registry, shown: Some(shown), .. } => vec![
                 format!("the credentials of {shown} were shown; they are wrong, or not for this repository"),
                 format!("`wbuild login {registry}` writes new ones"),
@@ -237,6 +266,10 @@ impl Hint for RegistryError {
             Self::NoManifest { near, .. } if !near.is_empty() => {
                 let near: Vec<String> = near.iter().map(|tag| format!("`{}`", tag.escape_debug())).collect();
                 vec![format!("did you mean {}?", near.join(", "))]
+            }
+            Self::NoManifest { others, .. } if !others.is_empty() => {
+                let others: Vec<String> = others.iter().map(|tag| format!("`{}`", tag.escape_debug())).collect();
+                vec![format!("tags that there are: {}", others.join(", "))]
             }
             Self::Schema1 { .. } => vec!["push it again with a newer Docker".to_owned()],
             Self::PlainHttp { registry, file } => vec![format!(

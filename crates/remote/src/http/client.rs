@@ -290,6 +290,9 @@ impl HttpClient {
 /// secrets stay with their host.
 fn may_follow(request: &Request, status: StatusCode, from: &HttpUrl, to: &HttpUrl) -> Result<(), HttpError> {
     let refused = |why: String| Err(HttpError::Redirect { url: from.to_string(), why });
+    if request.stays_encrypted && from.is_https() && !to.is_https() {
+        return refused(format!("it was asked for by https, and `{to}` is not encrypted"));
+    }
     if matches!(request.method, Method::GET | Method::HEAD) {
         return Ok(());
     }

@@ -100,6 +100,14 @@ pub enum HttpError {
         /// What came.
         found: Digest,
     },
+    /// It came compressed, and is not what was expected.
+    #[error("`{url}` came compressed (`Content-Encoding: {encoding}`), which was not asked for")]
+    Encoded {
+        /// Which.
+        url: String,
+        /// How, as the server says.
+        encoding: String,
+    },
     /// What came cannot be kept.
     #[error("cannot keep what `{url}` sends")]
     Sink {
