@@ -367,7 +367,7 @@ impl RegistryClient {
         let base = self.base(&endpoint, &host, watch)?;
         let url = HttpUrl::parse(&base).map_err(HttpError::from)?;
         let refused = |said: String| RegistryError::Refused {
-            registry: registry.to_owned(),
+            place: registry.to_owned(),
             doing: "log in".to_owned(),
             status: 401,
             said,

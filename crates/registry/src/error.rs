@@ -35,10 +35,10 @@ pub enum RegistryError {
         looked_at: Vec<String>,
     },
     /// Any other answer that says no.
-    #[error("`{registry}` refused to {doing}: {said}")]
+    #[error("`{place}` refused to {doing}: {said}")]
     Refused {
-        /// Which registry.
-        registry: String,
+        /// Which registry, or which repository of it.
+        place: String,
         /// What it was asked to do.
         doing: String,
         /// The status.
@@ -237,11 +237,14 @@ impl Hint for RegistryError {
             Self::Refused { status: 413, .. } => vec![
                 "the registry, or a proxy before it, takes only smaller requests: `client_max_body_size` in nginx".to_owned(),
             ],
-            Self::Refused { status: 405, .. } => {
-                vec!["it may be a mirror, or another server than a registry, which takes nothing".to_owned()]
+            Self::Refused { status: 408 | 500..=599, .. } => {
+                vec!["that stayed so after several tries: what went wrong is in the registry's log".to_owned()]
             }
-            Self::Refused { status: 500..=599, .. } => {
-                vec!["the registry failed, after several tries: what went wrong is in its log".to_owned()]
+            Self::Refused { place, status, .. } if *status != 401 => {
+                let host = place.split('/').next().unwrap_or_default();
+                vec![format!(
+                    "registries that work do not answer so: check that `{host}` is one, that it takes what is pushed, and what stands before it"
+                )]
             }
             Self::NoBlob { .. } => vec![
                 "the registry has the manifest of the image and not all that it names: push the image again".to_owned(),

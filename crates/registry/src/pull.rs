@@ -477,7 +477,7 @@ pub(crate) fn refused(
     match error {
         RegistryError::Http(HttpError::Status { answer, .. }) if answer.status != 429 => {
             RegistryError::Refused {
-                registry: endpoint.registry.clone(),
+                place: format!("{}/{}", endpoint.registry, endpoint.name),
                 doing: doing(),
                 status: answer.status,
                 said: said(&answer),

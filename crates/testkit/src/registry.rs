@@ -406,7 +406,7 @@ impl State {
             return Reply::ok("{}");
         }
         if let Some((repository, name)) = rest.split_once("/manifests/") {
-            return self.manifests(seen, repository, name);
+            return self.manifests(seen, repository, name, fault);
         }
         if let Some((repository, id)) = rest.split_once("/blobs/uploads/") {
             return self.uploads(seen, repository, id, fault);
@@ -456,9 +456,12 @@ impl State {
         Reply::status(404)
     }
 
-    fn manifests(&mut self, seen: &Seen, repository: &str, name: &str) -> Reply {
+    fn manifests(&mut self, seen: &Seen, repository: &str, name: &str, fault: Option<&Fault>) -> Reply {
         let key = |name: &str| (repository.to_owned(), name.to_owned());
         if seen.method == "PUT" {
+            if matches!(fault, Some(Fault::CutUpload(_) | Fault::LostUpload(_) | Fault::HeldUpload(_))) {
+                return Reply::status(500);
+            }
             let digest = Digest::of(&seen.body);
             if name.contains(':') && name != digest.to_string() {
                 return error(400, "DIGEST_INVALID");
