@@ -431,9 +431,62 @@ fn archived(context: &TestContext, api: bool) -> Vec<u8> {
 }
 
 #[test]
-fn paths_are_no_names() {
+fn places_that_are_mistyped() {
     let context = TestContext::empty();
     context.write("image/oci-layout", "{}");
-    let said = context.run(&["copy", "image", "example.test/app"]);
-    assert!(said.code == 2 && said.stderr.contains("hint: write oci:image, or docker://NAME"), "{said}");
+    context.write("files/a", "a");
+    context.write("archive.tar", "no tar");
+    context.write("archive.gz", "");
+    fs::write(context.path("archive.gz"), [0x1f, 0x8b, 8, 0]).unwrap();
+    let mut said = Vec::new();
+    for args in [
+        &["copy", "image", "example.test/app"][..],
+        &["copy", "oci-dir:image", "example.test/app"],
+        &["copy", "containers-storage:alpine", "oci:out"],
+        &["copy", "docker:example.test/app", "oci:out"],
+        &["copy", "https://example.test/app", "oci:out"],
+        &["copy", "oci:image", "out.tar"],
+        &["copy", "oci:image", "./out"],
+        &["copy", "oci:files", "oci:out"],
+        &["push", "files", "127.0.0.1:1/app"],
+        &["push", "archive.tar", "127.0.0.1:1/app"],
+        &["push", "archive.gz", "127.0.0.1:1/app"],
+        &["push", "image", "foo:bar/app"],
+        &["pull", "--platform", "linux/amd46", "example.test/app"],
+    ] {
+        said.push(format!("{}\n{}", args.join(" "), context.run(args)));
+    }
+    assert_snapshot!(said.join("\n\n"));
+}
+
+#[test]
+fn a_registry_is_asked_no_more_than_it_must_be() {
+    // The more each question costs it, the more it counts: a registry with hashed passwords needs a tenth of a second.
+    let requests = |door: Door| {
+        let (context, _) = with_image();
+        let registry = FakeRegistry::start_with(door, |stream| Ok(Box::new(stream))).unwrap();
+        let name = |rest: &str| format!("{}/{rest}", registry.host());
+        let auth = json!({ "auths": { registry.host(): { "username": "u", "password": "hunter2" } } });
+        let config = context.folder().join("home/.docker");
+        fs::create_dir_all(&config).unwrap();
+        fs::write(config.join("config.json"), auth.to_string()).unwrap();
+        let mut counts = Vec::new();
+        for args in [
+            vec!["push".to_owned(), "image".to_owned(), name("app:v1"), name("app:v2")],
+            vec!["push".to_owned(), "image".to_owned(), name("app:v1"), name("app:v2")],
+            vec!["pull".to_owned(), name("app:v1")],
+        ] {
+            let before = registry.asked().len();
+            ok(context.run(&args));
+            let asked = registry.asked().split_off(before);
+            counts.push((asked.len(), asked.iter().filter(|asked| asked.contains("/token")).count()));
+        }
+        counts
+    };
+    // Whether it speaks TLS is asked once more than it would be of another machine's. Then: two tags, the digest, two blobs
+    // of three requests each, two tags.
+    assert_eq!(requests(Door::Open), [(12, 0), (3, 0), (4, 0)]);
+    // One is refused, and says what is wanted; one token is enough.
+    assert_eq!(requests(Door::Basic("u", "hunter2")), [(13, 0), (4, 0), (5, 0)]);
+    assert_eq!(requests(Door::Bearer("u", "hunter2")), [(14, 1), (5, 1), (6, 1)]);
 }

@@ -32,7 +32,7 @@ pub enum HttpError {
         answer: Box<Answer>,
     },
     /// No answer, or one that broke off.
-    #[error("the connection for `{url}` failed ({tries} tries)")]
+    #[error("the connection for `{url}` failed ({tries} {})", if *tries == 1 { "try" } else { "tries" })]
     Network {
         /// Which.
         url: String,
