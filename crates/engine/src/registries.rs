@@ -51,6 +51,7 @@ pub fn insecure_registry_client(
     }
     let http = HttpOptions {
         roots: trust.bundle().unwrap_or_default().to_vec(),
+        roots_from: trust.bundle_path().map(Into::into),
         proxies: Proxies::of(variable),
         retry: RetryPolicy::of(variable).map_err(RegistryError::from)?,
         ..HttpOptions::default()

@@ -7,7 +7,6 @@ use wbuild_remote::{Answer, HttpError};
 use wbuild_report::Hint;
 
 use crate::credentials::CredentialsError;
-use crate::rules::is_loopback;
 
 /// As much of what a registry says as is shown.
 const MAX_MESSAGE: usize = 300;
@@ -213,9 +212,12 @@ impl Hint for RegistryError {
                         .to_owned(),
                 ]
             }
-            Self::Http(error @ HttpError::Trust { .. }) => {
+            Self::Http(error @ HttpError::Trust { url, .. }) => {
+                let host = url.split('/').nth(2).unwrap_or("HOST");
                 let mut hints = error.hints();
-                hints.push("or name it for this registry alone: `[registry.\"HOST\"]` with `ca = [\"FILE\"]` in registries.toml".to_owned());
+                hints.push(format!(
+                    "or name it for this registry alone: `[registry.\"{host}\"]` with `ca = [\"FILE\"]` in registries.toml"
+                ));
                 hints
             }
             Self::Http(HttpError::Digest { .. }) | Self::Digest { .. } | Self::Size { .. } => {
@@ -279,7 +281,7 @@ impl Hint for RegistryError {
                 "if that is meant, write `[registry.\"{registry}\"]` and `http = true` into {}",
                 config(file)
             )],
-            Self::WantsHttps { registry, file } if !is_loopback(registry) => {
+            Self::WantsHttps { file, .. } => {
                 vec![format!("remove `http = true` from {}", config(file))]
             }
             Self::Blocked { file, .. } => vec![format!("{} says so", config(file))],
