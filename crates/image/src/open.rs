@@ -91,10 +91,6 @@ impl Hint for LayoutError {
                 vec![format!("name one by its tag: {}", quoted(&all))]
             }
             Self::Ambiguous { .. } => vec!["name one by its digest".to_owned()],
-            Self::NoLayout { .. } => vec![
-                "layouts are folders as `wbuild image`, `wbuild pull NAME -o DIR` and `skopeo copy … oci:DIR` write them"
-                    .to_owned(),
-            ],
             _ => Vec::new(),
         }
     }
