@@ -180,7 +180,12 @@ fn several_platforms_are_copied_whole_or_one_of_them() {
         registry.put_manifest("app", Some("all"), media_type, index.to_string().as_bytes()).to_string();
     let said = ok(context.run(&["copy", "--all", &name("app:all"), "oci:whole"]));
     assert_eq!((said.stdout.trim(), digest_of(&context, "whole")), (&*digest, digest.clone()));
-    ok(context.run(&["copy", "--platform", "linux/arm64", &name("app:all"), "oci:one"]));
+    let said = ok(context.run(&["copy", "--platform", "linux/arm64", &name("app:all"), "oci:one"]));
+    assert!(!said.stderr.contains("warning"), "{said}");
+    // What has one platform only is taken as it is.
+    let said = ok(context.run(&["copy", "--platform", "linux/arm64", &name("app:amd64"), "oci:other"]));
+    let warning = "warning: this image is for linux/amd64, and there is none for linux/arm64\n";
+    assert!(said.stderr.contains(warning), "{said}");
     assert_eq!(digest_of(&context, "one"), arm);
     // A layout is pushed as it is.
     let said = ok(context.run(&["push", "whole", &name("copy:all")]));

@@ -98,6 +98,12 @@ fn wrong_and_missing_credentials_say_what_was_looked_at() {
             "{hints}"
         );
         assert!(registry.asked().len() < 8, "{:?}", registry.asked());
+        fs::write(&file, format!(r#"{{"auths":{{"{host}":{{"auth":"aHVudGVyMg=="}}}}}}"#)).unwrap();
+        let hints = resolve(&knowing(folder.path()), &registry).unwrap_err().hints().join("\n");
+        assert!(
+            hints.contains(&format!("`{file}` (the `auth` of `{host}` is no NAME:PASSWORD in base64)")),
+            "{hints}"
+        );
     }
 }
 

@@ -12,7 +12,7 @@ use std::time::SystemTime;
 
 use wbuild_engine::{Engine, registry_client};
 use wbuild_image::{BlobFiles, Export, ImageParts, Others, write_archive_file, write_layout};
-use wbuild_oci::{Descriptor, Digest, Platform, Reference};
+use wbuild_oci::{Descriptor, Digest, ImageConfig, Platform, Reference};
 use wbuild_registry::{Blob, Content, RegistryClient, RegistryError, Repository, at_once};
 use wbuild_remote::{Retry, Stop, Watch};
 
@@ -131,6 +131,12 @@ impl Transfer {
         let done = watched(session, &mut say, |watch| {
             let source = Source::open(&self.engine, &errand.from)?;
             let parts = source.parts(&self.client, &errand.wanted, watch)?;
+            if let (Wanted::Platform(wanted), Some(found)) = (&errand.wanted, platform_of(&parts))
+                && !found.satisfies(wanted)
+            {
+                self.said
+                    .line(&format!("warning: this image is for {found}, and there is none for {wanted}"));
+            }
             self.bring(&source, &parts, errand, watch)?;
             if errand.to.is_empty() {
                 self.keep(&source, &parts, &errand.wanted)?;
@@ -328,6 +334,15 @@ impl Transfer {
         };
         Blob::file(layer.clone(), path).prepared_by(fetch).also_in([repository])
     }
+}
+
+/// For which platform the config of an image says that it is.
+fn platform_of(parts: &ImageParts) -> Option<Platform> {
+    let [config] = &parts.configs[..] else { return None };
+    let config: ImageConfig = serde_json::from_slice(&config.bytes).ok()?;
+    let words = [Some(config.os), Some(config.architecture), config.variant];
+    let words: Vec<String> = words.into_iter().flatten().filter(|word| !word.is_empty()).collect();
+    words.join("/").parse().ok().filter(|_| words.len() > 1)
 }
 
 fn counted(count: usize, what: &str) -> String {
