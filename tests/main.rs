@@ -20,6 +20,7 @@ mod cli {
     mod dockerfile_errors;
     mod dockerfiles;
     mod example;
+    mod faults;
     mod hostile_dockerfiles;
     mod interrupted;
     mod outputs;

@@ -538,3 +538,63 @@ fn layers_are_pushed_while_later_steps_run() {
     let is_sent = |asked: &&String| asked.starts_with("PUT") && asked.contains("/team/app/blobs/");
     assert_eq!(registry.asked().iter().filter(is_sent).count(), registry.blobs().len());
 }
+
+/// The second step ends when every place has the layer of the first one, in the form that is wanted there.
+#[test]
+fn layers_are_pushed_early_wherever_they_go() {
+    let context = TestContext::empty().env("WBUILD_OFFLINE", "0");
+    let images = context.base_images();
+    let Some(place) = images.iter().find(|arg| arg.starts_with("alpine:3.23=")) else {
+        return skip("there is no base image");
+    };
+    let (one, two) = (FakeRegistry::start().unwrap(), FakeRegistry::start().unwrap());
+    let first = "FROM alpine:3.23\nRUN echo early > /early\n";
+    let layer = |compression: &str| {
+        let output = format!("type=oci,tar=false,dest=out,compression={compression}");
+        ok(build(&context, first, &["--build-context", place, "-o", &output]));
+        Layout::open(&context.path("out")).layers().pop().unwrap()
+    };
+    let (gzip, zstd) = (layer("gzip"), layer("zstd"));
+    fs::remove_dir_all(context.state()).unwrap();
+    let places = [
+        (&one, "team/app", &gzip),
+        (&one, "team/other", &gzip),
+        (&two, "app", &gzip),
+        (&one, "small/app", &zstd),
+    ];
+    let looks: Vec<String> = places
+        .iter()
+        .map(|(registry, repository, layer)| {
+            format!("wget -q -O /dev/null http://{}/v2/{repository}/blobs/{layer}", registry.host())
+        })
+        .collect();
+    let text = format!(
+        "{first}RUN for i in $(seq 300); do {} && exit 0; sleep 0.1; done; exit 1\n",
+        looks.join(" && ")
+    );
+    let outputs = [
+        format!("type=registry,\"name={},{}\"", name(&one, "team/app:1"), name(&one, "team/app:2")),
+        format!("type=registry,name={}", name(&one, "team/other:1")),
+        format!("type=registry,name={}", name(&two, "app:1")),
+        format!("type=registry,name={},compression=zstd", name(&one, "small/app:1")),
+    ];
+    let mut flags = vec!["--network", "host", "--allow", "network.host", "--build-context", place];
+    flags.extend(outputs.iter().flat_map(|output| ["-o", output]));
+    let said = ok(build(&context, &text, &flags));
+    // What one repository has got is lent to the next.
+    let sent = |registry: &FakeRegistry, repository: &str| {
+        let is_sent =
+            |asked: &&String| asked.starts_with("PUT") && asked.contains(&format!("/{repository}/blobs/"));
+        registry.asked().iter().filter(is_sent).count()
+    };
+    assert_eq!((sent(&one, "team/other"), sent(&one, "team/app")), (0, sent(&two, "app")), "{said}");
+    for (registry, repository, tag) in [
+        (&one, "team/app", "1"),
+        (&one, "team/app", "2"),
+        (&one, "team/other", "1"),
+        (&two, "app", "1"),
+        (&one, "small/app", "1"),
+    ] {
+        assert!(registry.manifest(repository, tag).is_some(), "{repository}:{tag}");
+    }
+}

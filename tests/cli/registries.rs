@@ -180,7 +180,12 @@ fn several_platforms_are_copied_whole_or_one_of_them() {
         registry.put_manifest("app", Some("all"), media_type, index.to_string().as_bytes()).to_string();
     let said = ok(context.run(&["copy", "--all", &name("app:all"), "oci:whole"]));
     assert_eq!((said.stdout.trim(), digest_of(&context, "whole")), (&*digest, digest.clone()));
-    ok(context.run(&["copy", "--platform", "linux/arm64", &name("app:all"), "oci:one"]));
+    let said = ok(context.run(&["copy", "--platform", "linux/arm64", &name("app:all"), "oci:one"]));
+    assert!(!said.stderr.contains("warning"), "{said}");
+    // What has one platform only is taken as it is.
+    let said = ok(context.run(&["copy", "--platform", "linux/arm64", &name("app:amd64"), "oci:other"]));
+    let warning = "warning: this image is for linux/amd64, and there is none for linux/arm64\n";
+    assert!(said.stderr.contains(warning), "{said}");
     assert_eq!(digest_of(&context, "one"), arm);
     // A layout is pushed as it is.
     let said = ok(context.run(&["push", "whole", &name("copy:all")]));
@@ -431,9 +436,61 @@ fn archived(context: &TestContext, api: bool) -> Vec<u8> {
 }
 
 #[test]
-fn paths_are_no_names() {
+fn places_that_are_mistyped() {
     let context = TestContext::empty();
     context.write("image/oci-layout", "{}");
-    let said = context.run(&["copy", "image", "example.test/app"]);
-    assert!(said.code == 2 && said.stderr.contains("hint: write oci:image, or docker://NAME"), "{said}");
+    context.write("files/a", "a");
+    context.write("archive.tar", "no tar");
+    context.write("archive.gz", "");
+    fs::write(context.path("archive.gz"), [0x1f, 0x8b, 8, 0]).unwrap();
+    let mut said = Vec::new();
+    for args in [
+        &["copy", "image", "example.test/app"][..],
+        &["copy", "oci-dir:image", "example.test/app"],
+        &["copy", "containers-storage:alpine", "oci:out"],
+        &["copy", "docker:example.test/app", "oci:out"],
+        &["copy", "https://example.test/app", "oci:out"],
+        &["copy", "oci:image", "out.tar"],
+        &["copy", "oci:image", "./out"],
+        &["copy", "oci:files", "oci:out"],
+        &["push", "files", "127.0.0.1:1/app"],
+        &["push", "archive.tar", "127.0.0.1:1/app"],
+        &["push", "archive.gz", "127.0.0.1:1/app"],
+        &["push", "image", "foo:bar/app"],
+        &["pull", "--platform", "linux/amd46", "example.test/app"],
+    ] {
+        said.push(format!("{}\n{}", args.join(" "), context.run(args)));
+    }
+    assert_snapshot!(said.join("\n\n"));
+}
+
+#[test]
+fn a_registry_is_asked_no_more_than_it_must_be() {
+    // The more each question costs it, the more it counts: a registry with hashed passwords needs a tenth of a second.
+    let requests = |door: Door| {
+        let (context, _) = with_image();
+        let registry = FakeRegistry::start_with(door, |stream| Ok(Box::new(stream))).unwrap();
+        let name = |rest: &str| format!("{}/{rest}", registry.host());
+        let auth = json!({ "auths": { registry.host(): { "username": "u", "password": "hunter2" } } });
+        let config = context.folder().join("home/.docker");
+        fs::create_dir_all(&config).unwrap();
+        fs::write(config.join("config.json"), auth.to_string()).unwrap();
+        let mut counts = Vec::new();
+        for args in [
+            vec!["push".to_owned(), "image".to_owned(), name("app:v1"), name("app:v2")],
+            vec!["push".to_owned(), "image".to_owned(), name("app:v1"), name("app:v2")],
+            vec!["pull".to_owned(), name("app:v1")],
+        ] {
+            let before = registry.asked().len();
+            ok(context.run(&args));
+            let asked = registry.asked().split_off(before);
+            counts.push((asked.len(), asked.iter().filter(|asked| asked.contains("/token")).count()));
+        }
+        counts
+    };
+    // Two tags, the digest, two blobs of three requests each, two tags; then two tags; then manifest, config and layer.
+    assert_eq!(requests(Door::Open), [(11, 0), (2, 0), (3, 0)]);
+    // One is refused, and says what is wanted; one token is enough.
+    assert_eq!(requests(Door::Basic("u", "hunter2")), [(12, 0), (3, 0), (4, 0)]);
+    assert_eq!(requests(Door::Bearer("u", "hunter2")), [(13, 1), (4, 1), (5, 1)]);
 }

@@ -159,7 +159,7 @@ fn platforms() {
     exit 2
     -- stderr
     error: `x86` is not a platform of the form `os/architecture[/variant]`, such as `linux/arm64`
-    hint: linux/amd64
+    hint: for example linux/amd64 or linux/arm64
     ");
     assert_snapshot!(context.refused(&["image", "--platform", "linux/s390x"]), @"
     exit 2

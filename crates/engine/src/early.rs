@@ -1,6 +1,7 @@
 //! Layers that are final while later steps still run: written then, and handed to whoever wants them early.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,10 +10,10 @@ use std::thread::JoinHandle;
 use wbuild_frontend::{RowDelta, Target};
 use wbuild_graph::{Graph, Op, Snapshot};
 use wbuild_image::LayerRef;
+use wbuild_layer::Recipe;
 use wbuild_report::VertexId;
 
 use crate::error::EngineError;
-use crate::export::ExportOptions;
 use crate::worker::Engine;
 
 /// Who is told of results that a target's are stacked on.
@@ -38,6 +39,20 @@ impl Early {
             // Whoever does not listen any more misses nothing.
             let _ = results.send(snapshot.clone());
         }
+    }
+}
+
+/// Who wants layers while the target is solved.
+pub struct EarlyTaker {
+    /// How they are written.
+    pub recipe: Recipe,
+    /// Gets them, the lowest first.
+    pub take: Box<dyn FnMut(LayerRef) + Send>,
+}
+
+impl fmt::Debug for EarlyTaker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("EarlyTaker").field(&self.recipe).finish()
     }
 }
 
@@ -72,22 +87,22 @@ impl Drop for EarlyLayers {
 }
 
 impl Engine {
-    /// From now on, whenever a step of a target has run, the layers up to it are written as an export with these options will,
-    /// and given to `take`, the lowest first. What goes wrong, goes wrong again when the image is exported, and is said then.
+    /// From now on, whenever a step of a target has run, the layers up to it are written as an export with each of these
+    /// recipes will, and given to whom they are for. What goes wrong, goes wrong again when the image is exported, and is
+    /// said then.
     pub fn write_layers_early(
         self: &Arc<Self>,
         graph: &Graph,
         target: &Target,
-        options: &ExportOptions,
-        mut take: impl FnMut(LayerRef) + Send + 'static,
+        mut takers: Vec<EarlyTaker>,
     ) -> EarlyLayers {
         let (results, coming) = channel();
         self.early.set(Some(Listener { below: below(graph, target.vertex), results }));
         let over = Arc::new(AtomicBool::new(false));
         let (engine, stop) = (Arc::clone(self), Arc::clone(&over));
-        let (target, options) = (target.clone(), options.clone());
+        let target = target.clone();
         let thread = std::thread::spawn(move || {
-            drop(engine.early_layers(&target, &options, &coming, &stop, &mut take));
+            drop(engine.early_layers(&target, &coming, &stop, &mut takers));
         });
         EarlyLayers { engine: Arc::clone(self), over, thread: Some(thread) }
     }
@@ -95,10 +110,9 @@ impl Engine {
     fn early_layers(
         &self,
         target: &Target,
-        options: &ExportOptions,
         coming: &Receiver<Snapshot>,
         over: &AtomicBool,
-        take: &mut dyn FnMut(LayerRef),
+        takers: &mut [EarlyTaker],
     ) -> Result<(), EngineError> {
         let mut rows = target.history.iter().filter(|row| row.delta != RowDelta::None);
         let mut stack = Snapshot::default();
@@ -111,13 +125,15 @@ impl Engine {
             // A step that was run once more may have another result: then it is for the export to say what the image is.
             let Some(new) = snapshot.deltas.strip_prefix(&stack.deltas[..]) else { continue };
             for delta in new {
-                if over.load(Ordering::Relaxed) {
-                    return Ok(());
-                }
                 let Some(row) = rows.next() else { return Ok(()) };
-                let layer = self.layer_of(delta, &stack, &row.created_by, row.delta, &options.recipe)?;
-                if let Some(layer) = layer {
-                    take(layer);
+                for EarlyTaker { recipe, take } in &mut *takers {
+                    if over.load(Ordering::Relaxed) {
+                        return Ok(());
+                    }
+                    let layer = self.layer_of(delta, &stack, &row.created_by, row.delta, recipe)?;
+                    if let Some(layer) = layer {
+                        take(layer);
+                    }
                 }
                 stack.deltas.push(*delta);
             }

@@ -66,7 +66,7 @@ pub use base_registry::{Asking, Pins, Pulling};
 pub use container::{Container, ContainerNetwork, ContainerOptions, ContainerProcess, Health, Probe};
 pub use context_source::{ContextPlace, ContextPlaceError, OpenedContext, REMOTE_DOCKERFILE};
 pub use contexts::LocalContext;
-pub use early::EarlyLayers;
+pub use early::{EarlyLayers, EarlyTaker};
 pub use error::{EngineError, StepFailure};
 pub use export::{BlobSource, BuiltImage, BuiltLayer, Carrier, ExportOptions, timestamp};
 pub use files::{FileError, Missing, UnpackError};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use wbuild_oci::{Descriptor, Digest, Reference};
 use wbuild_registry::{CredentialFiles, RegistryClient, RegistryError, RegistryOptions, Repository, Rules};
-use wbuild_remote::{HttpOptions, Proxies, Sink, Watch};
+use wbuild_remote::{HttpOptions, Proxies, RetryPolicy, Sink, Watch};
 use wbuild_report::Moving;
 use wbuild_store::Store;
 
@@ -51,7 +51,9 @@ pub fn insecure_registry_client(
     }
     let http = HttpOptions {
         roots: trust.bundle().unwrap_or_default().to_vec(),
+        roots_from: trust.bundle_path().map(Into::into),
         proxies: Proxies::of(variable),
+        retry: RetryPolicy::of(variable).map_err(RegistryError::from)?,
         ..HttpOptions::default()
     };
     let credentials = CredentialFiles::of_environment(variable);

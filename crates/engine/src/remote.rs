@@ -157,6 +157,7 @@ impl Remotes {
         self.client.get_or_init(|| {
             HttpClient::new(HttpOptions {
                 roots: trust.bundle().unwrap_or_default().to_vec(),
+                roots_from: trust.bundle_path().map(Into::into),
                 proxies: self.proxies.clone(),
                 ..HttpOptions::default()
             })

@@ -1,7 +1,7 @@
 //! An archive back into a layout: nothing of it is trusted but its form, since whoever reads the layout checks every digest.
 
 use std::fs::File;
-use std::io::{self, BufReader};
+use std::io::{self, BufRead, BufReader};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -24,6 +24,14 @@ pub enum UnpackError {
         /// Why.
         #[source]
         source: io::Error,
+    },
+    /// It is compressed as a whole, which archives of images are not.
+    #[error("`{}` is compressed with {how}, and archives of images are read as they are", path.display())]
+    Compressed {
+        /// Which.
+        path: PathBuf,
+        /// `gzip`, `zstd` …
+        how: &'static str,
     },
     /// It is some other tar.
     #[error("`{}` is no archive of an image: there is neither `{LAYOUT_FILE}` nor `manifest.json` in it", path.display())]
@@ -48,7 +56,11 @@ pub enum UnpackError {
 impl Hint for UnpackError {
     fn hints(&self) -> Vec<String> {
         match self {
-            Self::NoLayout { .. } => {
+            Self::Compressed { how, .. } => {
+                let program = if *how == "gzip" { "gunzip --keep" } else { "zstd --decompress" };
+                vec![format!("`{program} FILE` writes one that is not")]
+            }
+            Self::NoLayout { .. } | Self::Read { .. } => {
                 vec![
                     "`docker save`, `skopeo copy … oci-archive:FILE` and `wbuild image -o type=oci,dest=FILE.tar` write one"
                         .to_owned(),
@@ -71,7 +83,16 @@ pub fn unpack_archive(archive: &Path, folder: &Path) -> Result<(), UnpackError> 
         let path = folder.join(name);
         std::fs::create_dir_all(&path).map_err(|source| UnpackError::Write { path, source })?;
     }
-    let mut tar = tar::Archive::new(BufReader::with_capacity(256 << 10, File::open(archive).map_err(read)?));
+    let mut reader = BufReader::with_capacity(256 << 10, File::open(archive).map_err(read)?);
+    let how = match reader.fill_buf().map_err(read)? {
+        [0x1f, 0x8b, ..] => Some("gzip"),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => Some("zstd"),
+        _ => None,
+    };
+    if let Some(how) = how {
+        return Err(UnpackError::Compressed { path: archive.to_owned(), how });
+    }
+    let mut tar = tar::Archive::new(reader);
     let mut found = false;
     let staging = folder.join("saved");
     let mut saved = Saved::new(archive, staging.clone());

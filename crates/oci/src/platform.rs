@@ -5,6 +5,57 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+/// Operating systems that there are images for (containerd's `isKnownOS`, and WASI).
+const OPERATING_SYSTEMS: [&str; 18] = [
+    "aix",
+    "android",
+    "darwin",
+    "dragonfly",
+    "freebsd",
+    "hurd",
+    "illumos",
+    "ios",
+    "js",
+    "linux",
+    "nacl",
+    "netbsd",
+    "openbsd",
+    "plan9",
+    "solaris",
+    "wasi",
+    "windows",
+    "zos",
+];
+
+/// Processors that there are images for (containerd's `isKnownArch`, and WASM's other spelling).
+const ARCHITECTURES: [&str; 25] = [
+    "386",
+    "amd64",
+    "amd64p32",
+    "arm",
+    "arm64",
+    "arm64be",
+    "armbe",
+    "loong64",
+    "mips",
+    "mips64",
+    "mips64le",
+    "mips64p32",
+    "mips64p32le",
+    "mipsle",
+    "ppc",
+    "ppc64",
+    "ppc64le",
+    "riscv",
+    "riscv64",
+    "s390",
+    "s390x",
+    "sparc",
+    "sparc64",
+    "wasm",
+    "wasm32",
+];
+
 /// Operating system and processor of an image (OCI image-spec, image-index.md, "platform").
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Platform {
@@ -41,6 +92,13 @@ impl Platform {
             other => other,
         };
         Self::linux(architecture)
+    }
+
+    /// A word of it that is no operating system or processor that anybody knows, and those that are known.
+    pub fn unknown_word(&self) -> Option<(&str, &'static [&'static str])> {
+        let systems = (self.os.as_str(), &OPERATING_SYSTEMS[..]);
+        let architectures = (self.architecture.as_str(), &ARCHITECTURES[..]);
+        [systems, architectures].into_iter().find(|(word, known)| !known.contains(word))
     }
 
     /// Whether an image made for `self` is what somebody who asked for `wanted` should get. A missing variant of
@@ -90,8 +148,16 @@ impl FromStr for Platform {
             !part.is_empty()
                 && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
         };
-        if !(2..=3).contains(&parts.len()) || !parts.iter().all(|part| word(part)) {
+        if !(1..=3).contains(&parts.len()) || !parts.iter().all(|part| word(part)) {
             return Err(error());
+        }
+        // As containerd has it, one word is the operating system, or else the processor.
+        if let [only] = parts[..] {
+            let host = Self::host();
+            let system = format!("{only}/{}", host.architecture).parse::<Self>()?;
+            let processor = format!("{}/{only}", host.os).parse::<Self>()?;
+            let known = [system, processor].into_iter().find(|found| found.unknown_word().is_none());
+            return known.ok_or_else(error);
         }
         let mut variant = parts.get(2).map(|variant| variant.to_ascii_lowercase());
         let architecture = match parts[1].to_ascii_lowercase().as_str() {
@@ -130,7 +196,15 @@ mod tests {
         ] {
             assert_eq!(text.parse::<Platform>().unwrap().to_string(), printed);
         }
-        for text in ["linux", "linux/", "linux/a/b/c", "linux/a b", ""] {
+        for (text, printed) in [("arm", "linux/arm/v7"), ("x86_64", "linux/amd64"), ("s390x", "linux/s390x")]
+        {
+            assert_eq!(text.parse::<Platform>().unwrap().to_string(), printed);
+        }
+        let windows: Platform = "windows".parse().unwrap();
+        assert_eq!((windows.os.as_str(), windows.architecture), ("windows", Platform::host().architecture));
+        assert_eq!("linux/amd46".parse::<Platform>().unwrap().unknown_word().unwrap().0, "amd46");
+        assert_eq!("foo/bar".parse::<Platform>().unwrap().unknown_word().unwrap().0, "foo");
+        for text in ["amd46", "linux/", "linux/a/b/c", "linux/a b", ""] {
             assert!(text.parse::<Platform>().is_err(), "{text}");
         }
     }

@@ -101,7 +101,16 @@ impl FromStr for Reference {
         let host_valid = registry.bytes().all(|b| b.is_ascii_alphanumeric() || b".-:[]".contains(&b))
             && registry.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric() || b == b'[')
             && registry.bytes().last().is_some_and(|b| b.is_ascii_alphanumeric() || b == b']');
-        if !host_valid || repository.len() > 255 || !repository.split('/').all(is_path_component) {
+        // `[::1]:5000`, `host:5000`; without a port the last colon is inside brackets.
+        let port_valid = match registry.rsplit_once(':') {
+            Some((_, port)) if !registry.ends_with(']') => port.parse::<u16>().is_ok(),
+            _ => true,
+        };
+        if !host_valid
+            || !port_valid
+            || repository.len() > 255
+            || !repository.split('/').all(is_path_component)
+        {
             return Err(ReferenceParseError::Repository { name: name.chars().take(300).collect() });
         }
         let repository = if registry == "docker.io" && !repository.contains('/') {
@@ -152,8 +161,22 @@ mod tests {
         let pinned: Reference = format!("node@{digest}").parse().unwrap();
         assert_eq!(pinned.tag, None);
         assert_eq!(pinned.familiar(), format!("node@{digest}"));
-        for text in ["", "Node", "a//b", "a:", "a:b c", "../x", "a/../b", "a_-b", "-a", "a@sha256:12", "x:/y"]
-        {
+        for text in [
+            "",
+            "Node",
+            "a//b",
+            "a:",
+            "a:b c",
+            "../x",
+            "a/../b",
+            "a_-b",
+            "-a",
+            "a@sha256:12",
+            "x:/y",
+            "foo:bar/baz",
+            "h:99999/x",
+            "h:+1/x",
+        ] {
             assert!(text.parse::<Reference>().is_err(), "{text}");
         }
     }

@@ -16,9 +16,6 @@ use crate::token::{self, Token, Wanted};
 /// An answer to a question that has no other answer than its status.
 pub(crate) const MAX_ANSWER: u64 = 64 << 10;
 
-/// A token that is refused although it is no older is no good: another one would be refused, too.
-const FRESH: Duration = Duration::from_secs(10);
-
 /// What a client needs to know.
 #[derive(Debug, Default)]
 pub struct RegistryOptions {
@@ -88,7 +85,12 @@ enum Shown {
     /// Nothing; with what was known to be wanted when it was asked.
     Nothing(Option<Challenge>),
     Basic,
-    Token(Token, (String, String)),
+    Token {
+        token: Token,
+        key: (String, String),
+        /// Had for this request: another one would be refused, too.
+        new: bool,
+    },
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -238,12 +240,12 @@ impl RegistryClient {
                             // Asked without credentials although it was known how: there are none.
                             known.as_ref() != Some(&challenge)
                         }
-                        (Some(_), Shown::Token(token, key)) => {
+                        (Some(_), Shown::Token { token, key, new }) => {
                             let mut tokens = locked(&host.tokens);
                             if tokens.get(&key).is_some_and(|known| known.text == token.text) {
                                 tokens.remove(&key);
                             }
-                            token.since.elapsed() > FRESH
+                            !new
                         }
                     };
                     if !again {
@@ -311,7 +313,7 @@ impl RegistryClient {
                 let mut tokens = locked(&host.tokens);
                 if let Some(token) = tokens.get(&key).filter(|token| token.is_good()) {
                     let authorization = Authorization::bearer(origin.clone(), &token.text);
-                    return Ok((authorization, Shown::Token(token.clone(), key)));
+                    return Ok((authorization, Shown::Token { token: token.clone(), key, new: false }));
                 }
                 let wanted = Wanted {
                     registry: &call.endpoint.registry,
@@ -335,7 +337,7 @@ impl RegistryClient {
                     return Err(RegistryError::Token { registry, realm, why });
                 }
                 tokens.insert(key.clone(), token.clone());
-                Ok((authorization, Shown::Token(token, key)))
+                Ok((authorization, Shown::Token { token, key, new: true }))
             }
         }
     }
@@ -365,7 +367,7 @@ impl RegistryClient {
         let base = self.base(&endpoint, &host, watch)?;
         let url = HttpUrl::parse(&base).map_err(HttpError::from)?;
         let refused = |said: String| RegistryError::Refused {
-            registry: registry.to_owned(),
+            place: registry.to_owned(),
             doing: "log in".to_owned(),
             status: 401,
             said,

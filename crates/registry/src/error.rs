@@ -7,7 +7,6 @@ use wbuild_remote::{Answer, HttpError};
 use wbuild_report::Hint;
 
 use crate::credentials::CredentialsError;
-use crate::rules::is_loopback;
 
 /// As much of what a registry says as is shown.
 const MAX_MESSAGE: usize = 300;
@@ -35,10 +34,10 @@ pub enum RegistryError {
         looked_at: Vec<String>,
     },
     /// Any other answer that says no.
-    #[error("`{registry}` refused to {doing}: {said}")]
+    #[error("`{place}` refused to {doing}: {said}")]
     Refused {
-        /// Which registry.
-        registry: String,
+        /// Which registry, or which repository of it.
+        place: String,
         /// What it was asked to do.
         doing: String,
         /// The status.
@@ -55,6 +54,8 @@ pub enum RegistryError {
         what: String,
         /// Tags with names like it.
         near: Vec<String>,
+        /// Some that there are, if none is like it.
+        others: Vec<String>,
     },
     /// There is no such repository.
     #[error("`{registry}` has no repository `{name}`")]
@@ -211,12 +212,45 @@ impl Hint for RegistryError {
                         .to_owned(),
                 ]
             }
-            Self::Http(error @ HttpError::Trust { .. }) => {
+            Self::Http(error @ HttpError::Trust { url, .. }) => {
+                let host = url.split('/').nth(2).unwrap_or("HOST");
                 let mut hints = error.hints();
-                hints.push("or name it for this registry alone: `[registry.\"HOST\"]` with `ca = [\"FILE\"]` in registries.toml".to_owned());
+                hints.push(format!(
+                    "or name it for this registry alone: `[registry.\"{host}\"]` with `ca = [\"FILE\"]` in registries.toml"
+                ));
                 hints
             }
+            Self::Http(HttpError::Digest { .. }) | Self::Digest { .. } | Self::Size { .. } => {
+                vec![
+                    "the registry, or something between it and here, gives other bytes than were pushed: push the image again, or take it from elsewhere"
+                        .to_owned(),
+                ]
+            }
+            Self::Http(HttpError::Encoded { .. }) => {
+                vec!["a proxy before the registry changes what it sends; blobs and manifests have to come as they are".to_owned()]
+            }
+            Self::Http(HttpError::Redirect { .. } | HttpError::TooLarge { .. }) | Self::Protocol { .. } => {
+                vec!["registries do not do that: check the name of the host, and what stands before the registry".to_owned()]
+            }
+            Self::Http(HttpError::Stalled { .. }) => vec![
+                "check the network; WBUILD_HTTP_TIMEOUT (seconds) gives it more time".to_owned(),
+            ],
             Self::Http(error) => error.hints(),
+            Self::Refused { status: 413, .. } => vec![
+                "the registry, or a proxy before it, takes only smaller requests: `client_max_body_size` in nginx".to_owned(),
+            ],
+            Self::Refused { status: 408 | 500..=599, .. } => {
+                vec!["that stayed so after several tries: what went wrong is in the registry's log".to_owned()]
+            }
+            Self::Refused { place, status, .. } if *status != 401 => {
+                let host = place.split('/').next().unwrap_or_default();
+                vec![format!(
+                    "registries that work do not answer so: check that `{host}` is one, that it takes what is pushed, and what stands before it"
+                )]
+            }
+            Self::NoBlob { .. } => vec![
+                "the registry has the manifest of the image and not all that it names: push the image again".to_owned(),
+            ],
             Self::Denied { registry, shown: Some(shown), .. } => vec![
                 format!("the credentials of {shown} were shown; they are wrong, or not for this repository"),
                 format!("`wbuild login {registry}` writes new ones"),
@@ -238,12 +272,16 @@ impl Hint for RegistryError {
                 let near: Vec<String> = near.iter().map(|tag| format!("`{}`", tag.escape_debug())).collect();
                 vec![format!("did you mean {}?", near.join(", "))]
             }
+            Self::NoManifest { others, .. } if !others.is_empty() => {
+                let others: Vec<String> = others.iter().map(|tag| format!("`{}`", tag.escape_debug())).collect();
+                vec![format!("tags that there are: {}", others.join(", "))]
+            }
             Self::Schema1 { .. } => vec!["push it again with a newer Docker".to_owned()],
             Self::PlainHttp { registry, file } => vec![format!(
                 "if that is meant, write `[registry.\"{registry}\"]` and `http = true` into {}",
                 config(file)
             )],
-            Self::WantsHttps { registry, file } if !is_loopback(registry) => {
+            Self::WantsHttps { file, .. } => {
                 vec![format!("remove `http = true` from {}", config(file))]
             }
             Self::Blocked { file, .. } => vec![format!("{} says so", config(file))],

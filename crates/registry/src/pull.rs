@@ -24,6 +24,9 @@ const MAX_BLOB: u64 = 64 << 30;
 /// As many tags are looked through for one that was meant.
 const MAX_TAGS: usize = 1000;
 
+/// As many tags are shown where none is like the one that was meant.
+const SHOWN_TAGS: usize = 5;
+
 /// A manifest or index.
 #[derive(Clone, Debug)]
 pub struct FetchedManifest {
@@ -102,7 +105,10 @@ impl RegistryClient {
         let reply = self.ask(
             &Call::pull(endpoint),
             watch,
-            &|base| Ok(Request::get(manifest_url(base, endpoint, &what)?).with_header("accept", accepted())),
+            &|base| {
+                let request = Request::get(manifest_url(base, endpoint, &what)?);
+                Ok(request.with_header("accept", accepted()).staying_encrypted())
+            },
             &mut |request| self.http.send(request, MAX_DOCUMENT_BYTES, watch),
         );
         let reply = match reply {
@@ -120,6 +126,9 @@ impl RegistryClient {
         if stated.is_some_and(|stated| stated.starts_with("application/vnd.docker.distribution.manifest.v1"))
         {
             return Err(RegistryError::Schema1 { url });
+        }
+        if let Some(encoding) = reply.encoding() {
+            return Err(HttpError::Encoded { url, encoding }.into());
         }
         let found = Digest::of(&reply.body);
         // Some send digests of other kinds; what they are worth, nobody can say.
@@ -154,7 +163,7 @@ impl RegistryClient {
         if codes.iter().any(|code| code.code == "NAME_UNKNOWN") {
             return repository();
         }
-        let mut near = Vec::new();
+        let (mut near, mut others) = (Vec::new(), Vec::new());
         if let (Some(tag), None, false, Near::Look) =
             (&reference.tag, &reference.digest, endpoint.mirror, look)
         {
@@ -162,6 +171,8 @@ impl RegistryClient {
                 Ok(tags) => {
                     let found = nearest(tag, tags.iter().map(String::as_str));
                     near = found.into_iter().map(str::to_owned).collect();
+                    others = tags;
+                    others.truncate(SHOWN_TAGS);
                 }
                 Err(RegistryError::NoRepository { .. }) => return repository(),
                 // It was only for a hint.
@@ -172,6 +183,7 @@ impl RegistryClient {
             reference: Box::new(Named(reference.clone())),
             what: what_of(reference),
             near,
+            others,
         }
     }
 
@@ -199,7 +211,8 @@ impl RegistryClient {
             call,
             watch,
             &|base| {
-                Ok(Request::head(manifest_url(base, call.endpoint, &what)?).with_header("accept", accepted()))
+                let request = Request::head(manifest_url(base, call.endpoint, &what)?);
+                Ok(request.with_header("accept", accepted()).staying_encrypted())
             },
             &mut |request| self.http.send(request, MAX_ANSWER, watch),
         );
@@ -234,7 +247,7 @@ impl RegistryClient {
                 watch,
                 &|base| {
                     let request = Request::head(manifest_url(base, endpoint, &what)?);
-                    Ok(request.with_header("accept", accepted()).once())
+                    Ok(request.with_header("accept", accepted()).staying_encrypted().once())
                 },
                 &mut |request| self.http.send(request, MAX_ANSWER, watch),
             );
@@ -244,6 +257,7 @@ impl RegistryClient {
                         reference: Box::new(Named(reference.clone())),
                         what: what.clone(),
                         near: Vec::new(),
+                        others: Vec::new(),
                     })
                 }
                 Err(error) => Err(refused(error, endpoint, || format!("say what `{what}` is"))),
@@ -463,7 +477,7 @@ pub(crate) fn refused(
     match error {
         RegistryError::Http(HttpError::Status { answer, .. }) if answer.status != 429 => {
             RegistryError::Refused {
-                registry: endpoint.registry.clone(),
+                place: format!("{}/{}", endpoint.registry, endpoint.name),
                 doing: doing(),
                 status: answer.status,
                 said: said(&answer),

@@ -22,7 +22,6 @@ const MARGIN: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 pub(crate) struct Token {
     pub(crate) text: String,
-    pub(crate) since: Instant,
     until: Instant,
 }
 
@@ -113,7 +112,7 @@ pub(crate) fn fetch(
             Request::get(url).with_authorization(authorization)
         }
     };
-    let reply = http.send(&request, MAX_TOKEN_DOCUMENT, watch)?;
+    let reply = http.send(&request.staying_encrypted(), MAX_TOKEN_DOCUMENT, watch)?;
     // What the parser says could show a part of it.
     let document: Document = serde_json::from_slice(&reply.body)
         .map_err(|_| wrong(wanted, "it answered with no JSON of a token"))?;
@@ -136,7 +135,7 @@ fn made(text: String, seconds: u64) -> Token {
     let now = Instant::now();
     // Longer than any build; tokens of registries have no end of their own.
     let life = Duration::from_secs(seconds.min(1 << 24));
-    Token { text, since: now, until: now + life.saturating_sub(MARGIN) }
+    Token { text, until: now + life.saturating_sub(MARGIN) }
 }
 
 fn wrong(wanted: &Wanted<'_>, why: &str) -> RegistryError {

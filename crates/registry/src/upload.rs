@@ -320,6 +320,11 @@ impl RegistryClient {
                         let source = format!("the registry lost the upload ({})", answer.status).into();
                         return Err(HttpError::Network { url, tries: 1, source }.into());
                     }
+                    // Too much at once, for the registry or a proxy before it.
+                    if answer.status == 413 && length > CHUNK {
+                        (upload.location, upload.position, upload.in_chunks) = (None, 0, true);
+                        continue;
+                    }
                     let digest = upload.blob.descriptor.digest;
                     let error = RegistryError::Http(HttpError::Status { url, answer });
                     return match &error {

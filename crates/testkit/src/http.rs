@@ -5,6 +5,13 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::Duration;
+
+/// The first byte of a TLS connection.
+const TLS_HANDSHAKE: u8 = 22;
+
+/// The pause after each byte of what [drips](Body::Dripped): some headers take longer then than any client of a test waits.
+const DRIP: Duration = Duration::from_millis(50);
 
 /// A connection.
 pub trait Stream: Read + Write + Send {}
@@ -53,6 +60,10 @@ pub enum Body {
     Held(Vec<u8>, usize),
     /// Sent in chunks, without a length.
     Chunked(Vec<u8>),
+    /// Whole, with this for its length.
+    Misstated(Vec<u8>, usize),
+    /// Headers and body come a byte at a time, with a pause after each, until the client has enough of it.
+    Dripped(Vec<u8>),
 }
 
 /// An answer.
@@ -116,6 +127,16 @@ impl Reply {
         self
     }
 
+    /// With the path of its `Location` at another server.
+    pub(crate) fn placed_at(mut self, server: &str) -> Self {
+        for (_, value) in self.headers.iter_mut().filter(|(name, _)| name == "Location") {
+            if value.starts_with('/') {
+                *value = format!("{server}{value}");
+            }
+        }
+        self
+    }
+
     /// Its body.
     pub const fn content(&self) -> &Body {
         &self.body
@@ -127,16 +148,29 @@ impl Reply {
             head.push_str(&format!("{name}: {value}\r\n"));
         }
         let (bytes, end) = match &self.body {
-            Body::Whole(bytes) | Body::Chunked(bytes) => (bytes, bytes.len()),
+            Body::Whole(bytes) | Body::Chunked(bytes) | Body::Misstated(bytes, _) | Body::Dripped(bytes) => {
+                (bytes, bytes.len())
+            }
             Body::Cut(bytes, end) | Body::Held(bytes, end) => (bytes, *end),
         };
         let chunked = matches!(self.body, Body::Chunked(_));
         match (self.status, chunked) {
             (204 | 304, _) => {}
             (_, true) => head.push_str("Transfer-Encoding: chunked\r\n"),
-            (_, false) => head.push_str(&format!("Content-Length: {}\r\n", bytes.len())),
+            (_, false) => {
+                let length = if let Body::Misstated(_, length) = self.body { length } else { bytes.len() };
+                head.push_str(&format!("Content-Length: {length}\r\n"));
+            }
         }
         head.push_str("\r\n");
+        if matches!(self.body, Body::Dripped(_)) {
+            for byte in head.as_bytes().iter().chain(bytes) {
+                stream.write_all(&[*byte])?;
+                stream.flush()?;
+                thread::park_timeout(DRIP);
+            }
+            return Ok(());
+        }
         stream.write_all(head.as_bytes())?;
         if seen.method == "HEAD" || matches!(self.status, 204 | 304) {
             return stream.flush();
@@ -172,9 +206,6 @@ pub enum Intake {
 
 type Admit = dyn Fn(&Seen) -> Intake + Send + Sync;
 type Handler = dyn Fn(&Seen) -> Reply + Send + Sync;
-/// The first byte of a TLS connection.
-const TLS_HANDSHAKE: u8 = 22;
-
 type Accept = dyn Fn(TcpStream) -> io::Result<Box<dyn Stream>> + Send + Sync;
 
 /// A server on a port of its own; gone when it is dropped.
@@ -310,7 +341,7 @@ fn serve(
         Intake::Held(_) => {
             // Without taking anything that is on its way.
             while !ending.load(Ordering::SeqCst) {
-                thread::park_timeout(std::time::Duration::from_millis(10));
+                thread::park_timeout(Duration::from_millis(10));
             }
             return Ok(());
         }

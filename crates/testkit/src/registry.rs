@@ -1,12 +1,14 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io;
+use std::io::{self, Write as _};
 use std::net::TcpStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use wbuild_oci::Digest;
 
 use crate::http::{Body, HttpServer, Intake, Reply, Seen, Stream};
@@ -28,8 +30,20 @@ pub enum Fault {
     Shortened,
     /// `Docker-Content-Digest` is that of something else.
     WrongDigestHeader,
+    /// The answer says that its body has so many bytes.
+    Length(usize),
+    /// The body is compressed, and the answer says so (`Content-Encoding`).
+    Compressed,
+    /// The answer comes a byte at a time, headers and all.
+    Dripped,
     /// What is asked for is at this URL.
     Redirect(String),
+    /// The request is answered with a redirect to itself.
+    RedirectLoop,
+    /// No token is good any more, the one of this request neither.
+    TokensEnd,
+    /// Uploads go on at this server: `http://host:port`.
+    UploadsAt(String),
     /// `Range` is not looked at.
     NoRange,
     /// Of what is sent, so many bytes are taken before the connection is closed.
@@ -74,7 +88,8 @@ struct State {
     lends: bool,
     referrers: bool,
     realm: Option<String>,
-    port: u16,
+    /// Of the first server.
+    port: Option<u16>,
 }
 
 /// A registry in memory that can misbehave; gone when it is dropped.
@@ -106,7 +121,22 @@ impl FakeRegistry {
         door: Door,
         accept: impl Fn(TcpStream) -> io::Result<Box<dyn Stream>> + Send + Sync + 'static,
     ) -> io::Result<Self> {
-        let state = Arc::new(Mutex::new(State { lends: true, ..State::default() }));
+        Self::serve(Arc::new(Mutex::new(State { lends: true, ..State::default() })), door, accept)
+    }
+
+    /// The same registry at another port, with another door: what is put into one of the two is in both.
+    ///
+    /// # Errors
+    /// When no port can be had.
+    pub fn also_at(&self, door: Door) -> io::Result<Self> {
+        Self::serve(Arc::clone(&self.state), door, |stream| Ok(Box::new(stream)))
+    }
+
+    fn serve(
+        state: Arc<Mutex<State>>,
+        door: Door,
+        accept: impl Fn(TcpStream) -> io::Result<Box<dyn Stream>> + Send + Sync + 'static,
+    ) -> io::Result<Self> {
         let (planned, used) = (Arc::clone(&state), Arc::clone(&state));
         let admit = move |seen: &Seen| {
             let fault = locked(&planned).fault_for(seen);
@@ -128,6 +158,8 @@ impl FakeRegistry {
                     return Reply::status(429).header("Retry-After", seconds.to_string());
                 }
                 Some(Fault::Redirect(to)) => return Reply::status(307).header("Location", to.clone()),
+                Some(Fault::RedirectLoop) => return Reply::status(307).header("Location", seen.path.clone()),
+                Some(Fault::TokensEnd) => state.tokens.clear(),
                 _ => {}
             }
             let refused = state.refused(&door, seen);
@@ -135,7 +167,8 @@ impl FakeRegistry {
             spoilt(reply, fault.as_ref())
         };
         let server = HttpServer::start_admitting(accept, admit, handler)?;
-        locked(&state).port = server.port();
+        let port = server.port();
+        locked(&state).port.get_or_insert(port);
         Ok(Self { server, state })
     }
 
@@ -255,6 +288,16 @@ fn spoilt(reply: Reply, fault: Option<&Fault>) -> Reply {
         Some(Fault::WrongDigestHeader) => {
             reply.replacing("Docker-Content-Digest", &Digest::of(b"something else").to_string())
         }
+        Some(Fault::UploadsAt(place)) => reply.placed_at(place),
+        Some(Fault::Length(length)) => reply.body(Body::Misstated(bytes, *length)),
+        Some(Fault::Dripped) => reply.body(Body::Dripped(bytes)),
+        Some(Fault::Compressed) => {
+            let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+            // Nothing can go wrong in memory.
+            let _ = encoder.write_all(&bytes);
+            let compressed = encoder.finish().unwrap_or_default();
+            reply.header("Content-Encoding", "gzip").body(Body::Whole(compressed))
+        }
         Some(Fault::Cut(end)) => reply.body(Body::Cut(bytes.clone(), (*end).min(bytes.len()))),
         Some(Fault::Held(end)) => reply.body(Body::Held(bytes.clone(), (*end).min(bytes.len()))),
         Some(Fault::WrongByte) => {
@@ -323,7 +366,7 @@ impl State {
                             rest.is_some_and(|actions| actions.split(',').any(|granted| granted == action))
                         })
                 });
-                let own = format!("http://127.0.0.1:{}/token", self.port);
+                let own = format!("http://127.0.0.1:{}/token", self.port.unwrap_or_default());
                 let realm = self.realm.clone().unwrap_or(own);
                 (!granted).then(|| {
                     let challenge = format!(
@@ -363,7 +406,7 @@ impl State {
             return Reply::ok("{}");
         }
         if let Some((repository, name)) = rest.split_once("/manifests/") {
-            return self.manifests(seen, repository, name);
+            return self.manifests(seen, repository, name, fault);
         }
         if let Some((repository, id)) = rest.split_once("/blobs/uploads/") {
             return self.uploads(seen, repository, id, fault);
@@ -413,9 +456,12 @@ impl State {
         Reply::status(404)
     }
 
-    fn manifests(&mut self, seen: &Seen, repository: &str, name: &str) -> Reply {
+    fn manifests(&mut self, seen: &Seen, repository: &str, name: &str, fault: Option<&Fault>) -> Reply {
         let key = |name: &str| (repository.to_owned(), name.to_owned());
         if seen.method == "PUT" {
+            if matches!(fault, Some(Fault::CutUpload(_) | Fault::LostUpload(_) | Fault::HeldUpload(_))) {
+                return Reply::status(500);
+            }
             let digest = Digest::of(&seen.body);
             if name.contains(':') && name != digest.to_string() {
                 return error(400, "DIGEST_INVALID");

@@ -6,7 +6,7 @@ use std::num::NonZeroUsize;
 use wbuild_cache::{Place, Role, Signature, scopes};
 use wbuild_engine::{DEFAULT_BUDGET, SecretError, Secrets, Sharing};
 use wbuild_oci::{Platform, Reference};
-use wbuild_report::Hint;
+use wbuild_report::{Hint, nearest};
 
 use super::{Failure, Session};
 use crate::args::SharingArgs;
@@ -78,8 +78,25 @@ pub(crate) fn any_platform(given: Option<&str>) -> Result<Platform, Failure> {
             "build each with a --tag of its own; `docker buildx imagetools create` puts them under one name",
         ));
     }
-    text.parse()
-        .map_err(|error: wbuild_oci::PlatformParseError| Failure::usage(error.to_string(), "linux/amd64"))
+    platform(text)
+}
+
+/// A platform, of words that are known: whoever mistypes one would be told much later that there is nothing for it.
+pub(crate) fn platform(text: &str) -> Result<Platform, Failure> {
+    let platform: Platform = text.parse().map_err(|error: wbuild_oci::PlatformParseError| {
+        Failure::usage(error.to_string(), "for example linux/amd64 or linux/arm64")
+    })?;
+    let Some((word, known)) = platform.unknown_word() else { return Ok(platform) };
+    let what = if word == platform.os { "operating system" } else { "architecture" };
+    let near = nearest(word, known.iter().copied());
+    let hint = match near.is_empty() {
+        true => "for example linux/amd64 or linux/arm64".to_owned(),
+        false => format!(
+            "did you mean {}?",
+            near.iter().map(|near| format!("`{near}`")).collect::<Vec<_>>().join(", ")
+        ),
+    };
+    Err(Failure::usage(format!("`{}`: no {what} is called `{word}`", text.escape_debug()), hint))
 }
 
 pub(crate) fn tags(given: &[String]) -> Result<Vec<Reference>, Failure> {

@@ -57,6 +57,11 @@ struct Entry {
 }
 
 impl Entry {
+    /// Whether there is something in it that is nothing.
+    fn is_unreadable(&self) -> bool {
+        self.auth.as_ref().is_some_and(|auth| !auth.is_empty()) && self.credentials().is_none()
+    }
+
     fn credentials(&self) -> Option<Credentials> {
         let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
         if let Some(token) = given(&self.identitytoken) {
@@ -167,10 +172,18 @@ impl CredentialFiles {
         if let Some(found) = store.and_then(ask) {
             return Some(found);
         }
-        let mut entries = document.auths.iter().flatten();
-        entries
+        let entries = || document.auths.iter().flatten();
+        let found = entries()
             .find_map(|(key, entry)| is_registry(key, &repository.registry).then(|| entry.credentials())?)
-            .map(|credentials| (credentials, None))
+            .map(|credentials| (credentials, None));
+        if found.is_none() {
+            let for_it = |key: &str| is_registry(key, &repository.registry) || is_above(key, &full);
+            let unreadable = entries().filter(|(key, entry)| for_it(key) && entry.is_unreadable());
+            notes.extend(unreadable.map(|(key, _)| {
+                format!("the `auth` of `{}` is no NAME:PASSWORD in base64", key.escape_debug())
+            }));
+        }
+        found
     }
 }
 

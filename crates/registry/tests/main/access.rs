@@ -98,6 +98,12 @@ fn wrong_and_missing_credentials_say_what_was_looked_at() {
             "{hints}"
         );
         assert!(registry.asked().len() < 8, "{:?}", registry.asked());
+        fs::write(&file, format!(r#"{{"auths":{{"{host}":{{"auth":"aHVudGVyMg=="}}}}}}"#)).unwrap();
+        let hints = resolve(&knowing(folder.path()), &registry).unwrap_err().hints().join("\n");
+        assert!(
+            hints.contains(&format!("`{file}` (the `auth` of `{host}` is no NAME:PASSWORD in base64)")),
+            "{hints}"
+        );
     }
 }
 
@@ -113,6 +119,57 @@ fn a_token_that_ended_is_replaced() {
     let error = resolve(&client, &registry).unwrap_err();
     assert!(matches!(error, RegistryError::Denied { .. }), "{error}");
     resolve(&client, &registry).unwrap();
+}
+
+#[test]
+fn tokens_that_end_in_the_middle_are_replaced() {
+    let registry = behind(Door::Bearer("u", "hunter2"));
+    let image = made(&Platform::linux("amd64"), &[bytes(500_000), bytes(100)]);
+    let folder = config(&registry, &password("u", "hunter2"));
+    let client = knowing(folder.path());
+    let names = [name(&registry, "team/r:v1")];
+    for (method, path) in [("PUT", "/uploads/"), ("PUT", "/manifests/"), ("HEAD", "/blobs/")] {
+        registry.plan(method, path, 1, Fault::TokensEnd);
+    }
+    watched(|watch| client.push(&names, &image.content(), watch)).0.unwrap();
+    resolve(&client, &registry).unwrap();
+    for path in ["/manifests/", "/blobs/"] {
+        registry.plan("GET", path, 1, Fault::TokensEnd);
+    }
+    resolve(&client, &registry).unwrap();
+    let tokens = registry.asked().iter().filter(|asked| asked.contains("/token")).count();
+    assert!(tokens <= 8, "{:?}", registry.asked());
+    // A registry that takes none is not asked for ever.
+    registry.plan("GET", "/blobs/", usize::MAX, Fault::TokensEnd);
+    let asked = registry.asked().len();
+    let error = resolve(&client, &registry).unwrap_err();
+    assert!(matches!(error, RegistryError::Denied { .. }), "{error}");
+    assert!(registry.asked().len() < asked + 8, "{:?}", registry.asked());
+}
+
+#[test]
+fn uploads_at_another_host_get_no_credentials() {
+    for door in [Door::Basic("u", "hunter2"), Door::Bearer("u", "hunter2")] {
+        let registry = behind(door.clone());
+        let storage = registry.also_at(Door::Open).unwrap();
+        let image = made(&Platform::linux("amd64"), &[bytes(500_000), bytes(100)]);
+        let folder = config(&registry, &password("u", "hunter2"));
+        registry.plan(
+            "POST",
+            "/uploads/",
+            usize::MAX,
+            Fault::UploadsAt(format!("http://{}", storage.host())),
+        );
+        registry.plan("PUT", "/uploads/", 1, Fault::CutUpload(200_000));
+        let names = [name(&registry, "team/r:v1")];
+        watched(|watch| knowing(folder.path()).push(&names, &image.content(), watch)).0.unwrap();
+        assert_eq!(registry.manifest("team/r", "v1").unwrap(), image.manifest.bytes);
+        let seen = storage.seen();
+        assert!(
+            seen.len() > 3 && seen.iter().all(|seen| seen.header("authorization").is_empty()),
+            "{door:?}"
+        );
+    }
 }
 
 #[test]
@@ -263,6 +320,33 @@ fn what_was_encrypted_stays_so() {
     let error = resolve(&client_with("", None).0, &registry).unwrap_err();
     assert!(error.hints().join("\n").contains("`ca = [\"FILE\"]`"), "{error}");
     assert!(registry.asked().is_empty());
+}
+
+#[test]
+fn only_what_has_a_digest_may_come_unencrypted() {
+    let image = made(&Platform::linux("amd64"), &[bytes(50_000)]);
+    let registry = encrypted(Door::Open);
+    let plain = registry.also_at(Door::Open).unwrap();
+    image.put(&registry, "team/r", Some("v1"));
+    let rules = format!("[registry.\"{}\"]\ninsecure = true", registry.host());
+    let (client, _) = client_with(&rules, None);
+    resolve(&client, &registry).unwrap();
+    let elsewhere = |rest: &str| Fault::Redirect(format!("http://{}/v2/team/r/{rest}", plain.host()));
+    registry.plan("GET", "/manifests/", 1, elsewhere("manifests/v1"));
+    let error = resolve(&client, &registry).unwrap_err().to_string();
+    assert!(error.contains("it was asked for by https, and `http://127.0.0.1:"), "{error}");
+    let digest = wbuild_oci::Digest::of(&image.layers[0]);
+    let layer = wbuild_oci::Descriptor::new(media::LAYER_GZIP, digest, 50_000);
+    registry.plan("GET", "/blobs/", 1, elsewhere(&format!("blobs/{digest}")));
+    assert!(fetch(&client, &name(&registry, "team/r"), &layer).unwrap() == image.layers[0]);
+    for to in ["file:///etc/passwd", "ftp://h/x", "http://", "gopher:x"] {
+        registry.plan("GET", "/blobs/", 1, Fault::Redirect(to.to_owned()));
+        let error = fetch(&client, &name(&registry, "team/r"), &layer).unwrap_err().to_string();
+        assert!(error.contains("redirects to where nothing is fetched from"), "{to}: {error}");
+    }
+    registry.plan("GET", "/blobs/", usize::MAX, Fault::RedirectLoop);
+    let error = fetch(&client, &name(&registry, "team/r"), &layer).unwrap_err().to_string();
+    assert!(error.ends_with("more than 10 redirects"), "{error}");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use wbuild_oci::{Descriptor, Digest, Platform, media};
 use wbuild_registry::{RegistryError, Repository};
+use wbuild_report::Hint;
 use wbuild_testkit::{FakeRegistry, Fault};
 
 use crate::{bytes, client, fetch, made, name, watched};
@@ -31,6 +32,17 @@ fn faults(elsewhere: &str) -> Vec<Fault> {
         Fault::LostUpload(1000),
         Fault::HeldUpload(1000),
         Fault::LostAnswer,
+        Fault::Status(401),
+        Fault::Status(403),
+        Fault::Status(413),
+        Fault::Status(416),
+        Fault::Length(7),
+        Fault::Length(1_000_000),
+        Fault::Compressed,
+        Fault::Dripped,
+        Fault::RedirectLoop,
+        Fault::Redirect("file:///etc/passwd".to_owned()),
+        Fault::UploadsAt("http://127.0.0.1:1".to_owned()),
     ]
 }
 
@@ -47,6 +59,10 @@ fn pull() {
     for (method, path) in [("GET", "/manifests/"), ("GET", "/blobs/")] {
         for times in [1, 2, usize::MAX] {
             for fault in faults("http://127.0.0.1:1/nothing") {
+                // Each of its tries takes as long as is waited for.
+                if fault == Fault::Dripped && times > 1 {
+                    continue;
+                }
                 let registry = FakeRegistry::start().unwrap();
                 made(&Platform::linux("amd64"), &layers).put(&registry, "r", Some("v1"));
                 registry.plan(method, path, times, fault.clone());
@@ -63,6 +79,7 @@ fn pull() {
                                 | Fault::Cut(_)
                                 | Fault::Held(_)
                                 | Fault::NoRange
+                                | Fault::Dripped
                         );
                         assert!(times > 2 || !passing, "{case}: {text}");
                     }
@@ -85,6 +102,10 @@ fn push() {
     ] {
         for times in [1, 2, usize::MAX] {
             for fault in faults("http://127.0.0.1:1/nothing") {
+                // Each of its tries takes as long as is waited for.
+                if fault == Fault::Dripped && times > 1 {
+                    continue;
+                }
                 let registry = FakeRegistry::start().unwrap();
                 registry.plan(method, path, times, fault.clone());
                 let case = format!("{method} {path} {times} {fault:?}");
@@ -108,6 +129,7 @@ fn push() {
                                 | Fault::Limited(_)
                                 | Fault::Cut(_)
                                 | Fault::NoRange
+                                | Fault::Dripped
                                 | Fault::CutUpload(_)
                                 | Fault::LostUpload(_)
                                 | Fault::HeldUpload(_)
@@ -163,4 +185,80 @@ fn a_stopped_transfer_waits_for_nothing() {
         &watch,
     );
     assert!(error.unwrap_err().is_stopped());
+}
+
+#[test]
+fn what_follows_one_after_the_other() {
+    let registry = FakeRegistry::start().unwrap();
+    let blob = bytes(300_000);
+    let descriptor = Descriptor::new(media::LAYER, registry.put_blob("r", &blob), blob.len() as u64);
+    let reference = name(&registry, "r");
+    // What came before the cut is not worth anything to a server that does not know ranges, or does not like this one.
+    for second in [Fault::Status(416), Fault::NoRange, Fault::Length(9)] {
+        registry.plan("GET", "/blobs/", 1, Fault::Cut(100_000));
+        registry.plan("GET", "/blobs/", 1, second.clone());
+        assert!(fetch(&client(), &reference, &descriptor).unwrap() == blob, "{second:?}");
+    }
+    let ranges: Vec<String> = registry
+        .seen()
+        .iter()
+        .map(|seen| seen.header("range").to_owned())
+        .filter(|range| !range.is_empty())
+        .collect();
+    assert_eq!(ranges.iter().filter(|range| *range == "bytes=100000-").count(), 3, "{ranges:?}");
+}
+
+#[test]
+fn what_was_compressed_on_the_way_is_named() {
+    let registry = FakeRegistry::start().unwrap();
+    let image = made(&Platform::linux("amd64"), &[bytes(300_000)]);
+    image.put(&registry, "r", Some("v1"));
+    for path in ["/blobs/", "/manifests/"] {
+        registry.plan("GET", path, 1, Fault::Compressed);
+        let error = pulled(&registry).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .ends_with("came compressed (`Content-Encoding: gzip`), which was not asked for"),
+            "{error}"
+        );
+        assert_eq!(error.hints().len(), 1);
+    }
+}
+
+#[test]
+fn a_manifest_that_may_be_seen_but_not_had() {
+    let registry = FakeRegistry::start().unwrap();
+    made(&Platform::linux("amd64"), &[bytes(10)]).put(&registry, "r", Some("v1"));
+    registry.plan("GET", "/manifests/", usize::MAX, Fault::Status(403));
+    let (client, reference) = (client(), name(&registry, "r:v1"));
+    assert!(watched(|watch| client.look_up(&reference, watch)).0.unwrap().is_some());
+    let error = pulled(&registry).unwrap_err();
+    assert_eq!(error.to_string(), format!("`{registry}` does not let us pull `r`: 403 Forbidden"));
+}
+
+#[test]
+fn more_than_is_taken_at_once_goes_in_parts() {
+    let registry = FakeRegistry::start().unwrap();
+    let large = bytes(20_000_000);
+    let repository = Repository::of(&name(&registry, "r"));
+    let push = |bytes: &[u8]| {
+        let blob = wbuild_registry::Blob::bytes(media::LAYER, bytes.to_vec());
+        watched(|watch| client().push_blob(&repository, &blob, watch)).0
+    };
+    registry.plan("PUT", "/uploads/", 1, Fault::Status(413));
+    push(&large).unwrap();
+    assert!(registry.blob("r", &Digest::of(&large)).unwrap() == large);
+    let sizes: Vec<usize> =
+        registry.seen().iter().filter(|seen| seen.method == "PATCH").map(|seen| seen.body.len()).collect();
+    assert_eq!(sizes, [16 << 20, 20_000_000 - (16 << 20)]);
+    // What is small already cannot be made smaller.
+    for method in ["PUT", "PATCH"] {
+        registry.plan(method, "/uploads/", usize::MAX, Fault::Status(413));
+    }
+    for blob in [&large[1..], &large[..100]] {
+        let error = push(blob).unwrap_err();
+        assert!(error.to_string().ends_with("413 Payload Too Large"), "{error}");
+        assert!(error.hints()[0].contains("`client_max_body_size` in nginx"), "{:?}", error.hints());
+    }
 }

@@ -148,7 +148,7 @@ fn what_a_registry_refuses_is_said_once() {
     let error = watched(|watch| client.push_blob(&repository, &blob, watch)).0.unwrap_err();
     assert_eq!(
         error.to_string(),
-        format!("`{host}` refused to take the blob {digest}: 400 Bad Request: digest invalid")
+        format!("`{host}/r` refused to take the blob {digest}: 400 Bad Request: digest invalid")
     );
     assert_eq!((registry.asked().len(), registry.blobs().len()), (3, 0));
     let gone = Blob::file(Descriptor::new(media::LAYER, digest, 4), "/missing/blob".into());

@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::io;
+use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -34,6 +35,8 @@ const ERROR_BODY_TIME: Duration = Duration::from_secs(10);
 pub struct HttpOptions {
     /// The certificate authorities to trust, in PEM; none at all are trusted besides.
     pub roots: Vec<u8>,
+    /// The file that they are from, for messages.
+    pub roots_from: Option<PathBuf>,
     /// Other rules for some hosts, by host or `host:port` as [`Origin::host`](super::Origin::host) says it.
     pub hosts: BTreeMap<String, HostTls>,
     /// Through which proxies.
@@ -48,6 +51,7 @@ impl Default for HttpOptions {
     fn default() -> Self {
         Self {
             roots: Vec::new(),
+            roots_from: None,
             hosts: BTreeMap::new(),
             proxies: Proxies::default(),
             retry: RetryPolicy::default(),
@@ -271,7 +275,8 @@ impl HttpClient {
         let url = url.to_string();
         let error = error.without_url();
         if is_about_trust(&error) {
-            return Failure::Final(HttpError::Trust { url, source: Box::new(error) });
+            let roots = self.options.roots_from.clone();
+            return Failure::Final(HttpError::Trust { url, roots, source: Box::new(error) });
         }
         if speaks_no_tls(&error) {
             return Failure::Final(HttpError::NoTls { url });
@@ -290,6 +295,9 @@ impl HttpClient {
 /// secrets stay with their host.
 fn may_follow(request: &Request, status: StatusCode, from: &HttpUrl, to: &HttpUrl) -> Result<(), HttpError> {
     let refused = |why: String| Err(HttpError::Redirect { url: from.to_string(), why });
+    if request.stays_encrypted && from.is_https() && !to.is_https() {
+        return refused(format!("it was asked for by https, and `{to}` is not encrypted"));
+    }
     if matches!(request.method, Method::GET | Method::HEAD) {
         return Ok(());
     }

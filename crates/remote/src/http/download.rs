@@ -205,18 +205,37 @@ impl HttpClient {
                 transfer.validators = validators;
             }
         }
+        let encoding = super::send::encoding(response.headers());
+        let taken = self.take_body(&url, &mut response, expected, transfer).await;
+        taken.map_err(|failure| match (failure, encoding) {
+            // As it came, it may be what was wanted: there are servers that say it of every `.gz`.
+            (
+                Failure::Final(HttpError::TooLarge { url, .. } | HttpError::Digest { url, .. }),
+                Some(encoding),
+            ) => Failure::Final(HttpError::Encoded { url, encoding }),
+            (failure, _) => failure,
+        })
+    }
+
+    async fn take_body(
+        &self,
+        url: &HttpUrl,
+        response: &mut Response,
+        expected: &Expected,
+        transfer: &mut Transfer<'_>,
+    ) -> Result<Download, Failure> {
         let too_large = || HttpError::TooLarge { url: url.to_string(), limit: expected.limit };
         if transfer.total.is_some_and(|total| total > expected.limit) {
             return Err(too_large().into());
         }
-        self.each_chunk(&url, &mut response, |chunk| {
+        self.each_chunk(url, response, |chunk| {
             if transfer.position + chunk.len() as u64 > expected.limit {
                 return Err(too_large());
             }
-            transfer.take(&url, chunk)
+            transfer.take(url, chunk)
         })
         .await?;
-        finished(transfer, expected, &url)
+        finished(transfer, expected, url)
     }
 
     /// Gives the body to `take` piece by piece; fails when it stalls.

@@ -1,5 +1,6 @@
 use std::error::Error;
 use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use reqwest::header::HeaderMap;
@@ -32,7 +33,7 @@ pub enum HttpError {
         answer: Box<Answer>,
     },
     /// No answer, or one that broke off.
-    #[error("the connection for `{url}` failed ({tries} tries)")]
+    #[error("the connection for `{url}` failed ({tries} {})", if *tries == 1 { "try" } else { "tries" })]
     Network {
         /// Which.
         url: String,
@@ -64,6 +65,8 @@ pub enum HttpError {
     Trust {
         /// Which.
         url: String,
+        /// Where the authorities are from that are trusted, if that is known.
+        roots: Option<PathBuf>,
         /// Why.
         #[source]
         source: Box<dyn Error + Send + Sync>,
@@ -99,6 +102,14 @@ pub enum HttpError {
         expected: Digest,
         /// What came.
         found: Digest,
+    },
+    /// It came compressed, and is not what was expected.
+    #[error("`{url}` came compressed (`Content-Encoding: {encoding}`), which was not asked for")]
+    Encoded {
+        /// Which.
+        url: String,
+        /// How, as the server says.
+        encoding: String,
     },
     /// What came cannot be kept.
     #[error("cannot keep what `{url}` sends")]
@@ -169,12 +180,16 @@ fn status_text(status: u16) -> String {
 impl Hint for HttpError {
     fn hints(&self) -> Vec<String> {
         match self {
-            Self::Trust { .. } => vec![
-                "if this network has a certificate authority of its own, name a bundle that contains it with SSL_CERT_FILE"
-                    .to_owned(),
-            ],
+            Self::Trust { roots, .. } => {
+                let add = "if this network has a certificate authority of its own, name a bundle that contains it with SSL_CERT_FILE";
+                let roots = roots.as_ref().map(|roots| {
+                    format!("the certificate authorities in `{}` are trusted; {add}", roots.display())
+                });
+                vec![roots.unwrap_or_else(|| format!("no certificate authorities are known; {add}"))]
+            }
             Self::Network { .. } | Self::NoHost { .. } => vec![
-                "check the network; proxies are taken from HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY".to_owned(),
+                "check the network; proxies are taken from HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY"
+                    .to_owned(),
             ],
             Self::Status { answer, .. } if matches!(answer.status, 401 | 403) => {
                 vec!["check the credentials for this host".to_owned()]

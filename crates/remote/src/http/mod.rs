@@ -4,6 +4,7 @@ mod client;
 mod connect;
 mod download;
 mod error;
+mod own_certificate;
 mod payload;
 mod range;
 mod request;

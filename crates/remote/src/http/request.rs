@@ -59,6 +59,7 @@ pub struct Request {
     pub(crate) known: Validators,
     pub(crate) payload: Option<Payload>,
     pub(crate) once: bool,
+    pub(crate) stays_encrypted: bool,
 }
 
 impl Request {
@@ -97,6 +98,7 @@ impl Request {
             known: Validators::default(),
             payload: None,
             once: false,
+            stays_encrypted: false,
         }
     }
 
@@ -141,6 +143,13 @@ impl Request {
     #[must_use]
     pub const fn once(mut self) -> Self {
         self.once = true;
+        self
+    }
+
+    /// Not redirected from https to http: for what nobody can compare with a digest.
+    #[must_use]
+    pub const fn staying_encrypted(mut self) -> Self {
+        self.stays_encrypted = true;
         self
     }
 

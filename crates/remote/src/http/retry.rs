@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use reqwest::header::HeaderMap;
 
+use super::error::HttpError;
 use super::request::http_date;
 
 /// A try that brought less than this brought no progress. Together with [`RetryPolicy::stall`] it is also the lowest
@@ -31,6 +32,35 @@ impl Default for RetryPolicy {
             longest_wait: Duration::from_secs(60),
             stall: Duration::from_secs(60),
         }
+    }
+}
+
+impl RetryPolicy {
+    /// The usual one, with what `WBUILD_HTTP_TIMEOUT` (seconds to a stall) and `WBUILD_HTTP_RETRIES` (tries after the first
+    /// one) say.
+    ///
+    /// # Errors
+    /// When one of them is no number, or one that would mean waiting not at all or for ever.
+    pub fn of(variable: &dyn Fn(&str) -> Option<String>) -> Result<Self, HttpError> {
+        let number = |name: &str, what: &str, least: u32, most: u32| {
+            let Some(text) = variable(name).filter(|text| !text.trim().is_empty()) else { return Ok(None) };
+            let number = text.trim().parse().ok().filter(|number| (least..=most).contains(number));
+            let why = || {
+                format!(
+                    "{name} is a number of {what} from {least} to {most}, and not `{}`",
+                    text.escape_debug()
+                )
+            };
+            number.map(Some).ok_or_else(|| HttpError::Setup { why: why() })
+        };
+        let usual = Self::default();
+        let stall = number("WBUILD_HTTP_TIMEOUT", "seconds", 1, 3600)?;
+        let retries = number("WBUILD_HTTP_RETRIES", "tries", 0, 100)?;
+        Ok(Self {
+            stall: stall.map_or(usual.stall, |seconds| Duration::from_secs(seconds.into())),
+            tries: retries.map_or(usual.tries, |retries| retries + 1),
+            ..usual
+        })
     }
 }
 
@@ -107,6 +137,26 @@ pub(crate) fn describe_chain(error: &(dyn Error + 'static)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_environment_says() {
+        let of = |timeout: &'static str, retries: &'static str| {
+            RetryPolicy::of(&move |name| {
+                let text = if name == "WBUILD_HTTP_TIMEOUT" { timeout } else { retries };
+                Some(text.to_owned())
+            })
+        };
+        assert_eq!(of("", " ").unwrap(), RetryPolicy::default());
+        let policy = of("5", "0").unwrap();
+        assert_eq!((policy.stall, policy.tries), (Duration::from_secs(5), 1));
+        for (timeout, retries) in [("0", ""), ("5s", ""), ("", "-1"), ("", "1000")] {
+            assert!(of(timeout, retries).is_err(), "{timeout} {retries}");
+        }
+        assert_eq!(
+            of("1m", "").unwrap_err().to_string(),
+            "cannot set up connections: WBUILD_HTTP_TIMEOUT is a number of seconds from 1 to 3600, and not `1m`"
+        );
+    }
 
     #[test]
     fn waits_double_are_capped_and_come_to_an_end() {

@@ -19,6 +19,20 @@ pub struct Reply {
     pub body: Vec<u8>,
 }
 
+impl Reply {
+    /// How it is compressed, which nobody asked for (`Content-Encoding`).
+    pub fn encoding(&self) -> Option<String> {
+        encoding(&self.headers)
+    }
+}
+
+/// How an answer is compressed, as the server says.
+pub(crate) fn encoding(headers: &HeaderMap) -> Option<String> {
+    let stated = headers.get("content-encoding")?.to_str().ok()?.trim();
+    let compressed = !stated.is_empty() && !stated.eq_ignore_ascii_case("identity");
+    compressed.then(|| stated.escape_debug().to_string())
+}
+
 impl HttpClient {
     /// Sends a request, with its payload if it has one, and reads an answer of at most `limit` bytes.
     ///

@@ -1,6 +1,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
@@ -8,6 +9,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
 use super::error::HttpError;
+use super::own_certificate::OrOwnCertificate;
 
 /// How one host is trusted, and how it is told who asks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -45,14 +47,23 @@ pub(crate) fn config(
     let mut store = RootCertStore::empty();
     // What cannot be read of a bundle is trusted less, not more.
     let besides = host.map_or(&[][..], |host| &host.roots);
-    store.add_parsable_certificates(CertificateDer::pem_slice_iter(roots).flatten());
-    store.add_parsable_certificates(CertificateDer::pem_slice_iter(besides).flatten());
+    let trusted: Vec<_> =
+        [roots, besides].into_iter().flat_map(CertificateDer::pem_slice_iter).flatten().collect();
+    store.add_parsable_certificates(trusted.iter().cloned());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .map_err(|error| setup(error.to_string()))?;
     let builder = match host.is_some_and(|host| host.unverified) {
         true => builder.dangerous().with_custom_certificate_verifier(Arc::new(Anybody(provider))),
-        false => builder.with_root_certificates(store),
+        // Nobody is trusted.
+        false if store.is_empty() => builder.with_root_certificates(store),
+        false => {
+            let usual = WebPkiServerVerifier::builder_with_provider(Arc::new(store), provider);
+            let usual = usual.build().map_err(|error| setup(error.to_string()))?;
+            builder
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(OrOwnCertificate { usual, trusted }))
+        }
     };
     let Some(identity) = host.and_then(|host| host.identity.as_ref()) else {
         return Ok(builder.with_no_client_auth());

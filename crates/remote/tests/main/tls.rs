@@ -2,7 +2,7 @@ use std::net::TcpStream;
 use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 use wbuild_remote::{ClientIdentity, HostTls, HttpClient, HttpError, HttpOptions, HttpUrl, Request};
@@ -29,6 +29,11 @@ fn server_for(authority: &Authority, clients: Option<&Authority>) -> HttpServer 
     let key = KeyPair::generate().unwrap();
     let params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
     let certificate = params.signed_by(&key, authority).unwrap();
+    serving(certificate.der().clone(), &key, clients)
+}
+
+/// A server that shows this certificate.
+fn serving(certificate: CertificateDer<'static>, key: &KeyPair, clients: Option<&Authority>) -> HttpServer {
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
@@ -43,7 +48,7 @@ fn server_for(authority: &Authority, clients: Option<&Authority>) -> HttpServer 
             builder.with_client_cert_verifier(verifier.build().unwrap())
         }
     };
-    let config = builder.with_single_cert(vec![certificate.der().clone()], key).unwrap();
+    let config = builder.with_single_cert(vec![certificate], key).unwrap();
     let config = Arc::new(config);
     let accept = move |stream: TcpStream| {
         let connection = ServerConnection::new(Arc::clone(&config)).map_err(std::io::Error::other)?;
@@ -76,6 +81,36 @@ fn a_private_authority_of_the_bundle_is_trusted_and_no_other() {
     let by_number = format!("https://127.0.0.1:{}/", server.port());
     assert!(matches!(fetch(&by_number, ours.pem().into_bytes()), Err(HttpError::Trust { .. })));
     assert_eq!(server.seen().len(), 1);
+}
+
+#[test]
+fn a_certificate_that_is_trusted_itself_is_good_for_its_name_and_time() {
+    let key = || KeyPair::generate().unwrap();
+    let made = |names: &[&str], until: i32| {
+        let mut params =
+            CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).unwrap();
+        // As `openssl req -x509` makes them.
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.not_before = rcgen::date_time_ymd(2001, 2, 3);
+        params.not_after = rcgen::date_time_ymd(until, 2, 3);
+        let key = key();
+        let certificate = params.self_signed(&key).unwrap();
+        (serving(certificate.der().clone(), &key, None), certificate.pem().into_bytes())
+    };
+    let url = |server: &HttpServer| format!("https://localhost:{}/", server.port());
+    let (good, pem) = made(&["localhost"], 2090);
+    assert_eq!(fetch(&url(&good), pem.clone()).unwrap(), b"hello");
+    let why = |server: &HttpServer, pem: Vec<u8>| {
+        let error = fetch(&url(server), pem).unwrap_err();
+        assert!(matches!(error, HttpError::Trust { .. }), "{error}");
+        wbuild_report::with_causes(&error)
+    };
+    // Not trusted, for another name, too old.
+    let (other, other_pem) = made(&["example.org"], 2090);
+    let (old, old_pem) = made(&["localhost"], 2002);
+    why(&good, other_pem.clone());
+    assert!(why(&other, other_pem).contains("not valid for name"));
+    assert!(why(&old, old_pem).contains("expired"));
 }
 
 fn fetch_as(server: &HttpServer, host: &str, tls: HostTls) -> Result<Vec<u8>, HttpError> {

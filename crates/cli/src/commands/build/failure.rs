@@ -27,6 +27,15 @@ pub(super) fn of_image(dockerfile: &Dockerfile, image: &ImageRef, error: &Engine
     if let Some(span) = span.or_else(|| bases().next().map(|word| word.span)) {
         diagnostic = diagnostic.at(span, "");
     }
+    // Only stages above can be meant: this one was taken for an image.
+    let stage = dockerfile.stage_named(&image.reference).map(|stage| &dockerfile.stages[stage]);
+    if let Some(later) = stage {
+        let (line, _) = dockerfile.file.position(later.keyword.span.start);
+        diagnostic = diagnostic.hint(format!(
+            "the stage `{}` is defined later, at line {line}, and FROM knows those above it: move it up",
+            later.name
+        ));
+    }
     error.hints().into_iter().fold(diagnostic, Diagnostic::hint)
 }
 

@@ -12,6 +12,7 @@ use wbuild_image::{ArchiveFormat, Export, ExportError, write_archive, write_arch
 use wbuild_layer::{Compression, Recipe, Times};
 use wbuild_load::{LoadError, Loaded, Loading, Machine, choose_engine, choose_store, load, store};
 use wbuild_oci::Reference;
+use wbuild_registry::Repository;
 use wbuild_solver::{Cancellation, Solution};
 use wbuild_tree::EntryPath;
 
@@ -200,7 +201,9 @@ impl Delivery<'_> {
                 let found = choose_store(&Machine { variable: self.variable })?;
                 return self.hand_over(built, &export, &|loading| store(&found, loading));
             }
-            ImagePlace::Registry(how) => return push(self, built, &export, *how),
+            ImagePlace::Registry(how) => {
+                return push(self, built, &export, *how, &self.pushed_before(image));
+            }
         };
         Ok(format!("image {} ({} in {} layers)", path.display(), size(built.size()), built.layers.len()))
     }
@@ -255,6 +258,17 @@ impl Delivery<'_> {
     }
 
     /// How an image of this form is made.
+    /// Where an earlier output has pushed to.
+    fn pushed_before(&self, image: &ImageOutput) -> Vec<Repository> {
+        let images = self.outputs.list.iter().filter_map(|output| match output {
+            Output::Image(image) => Some(image),
+            _ => None,
+        });
+        let before = images.take_while(|other| !std::ptr::eq(*other, image));
+        let pushed = before.filter(|other| matches!(other.place, ImagePlace::Registry(_)));
+        pushed.flat_map(|other| self.outputs.names_of(other)).map(|name| Repository::of(&name)).collect()
+    }
+
     pub(super) fn options(&self, form: &Form) -> ExportOptions {
         let created = form.created.unwrap_or(self.export.created);
         let times = match self.export.recipe.times {

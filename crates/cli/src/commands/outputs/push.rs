@@ -20,12 +20,14 @@ use super::deliver::{Delivery, DeliveryError};
 use crate::render::size;
 
 /// Pushes, and tells in a line what was sent. Blobs that are there are not sent; those of the base image are lent by its
-/// repository where that is in the same registry, and fetched only when they have to be sent.
+/// repository where that is in the same registry, and fetched only when they have to be sent; `lenders` have got the image
+/// before.
 pub(super) fn push(
     delivery: &Delivery<'_>,
     built: &BuiltImage,
     export: &Export,
     how: Push,
+    lenders: &[Repository],
 ) -> Result<String, DeliveryError> {
     let client = client(delivery, how, &export.names)?;
     let stop = Stop::new();
@@ -37,8 +39,10 @@ pub(super) fn push(
     let transfer = delivery.engine.begin_transfer(format!("push {}", familiar.join(", ")));
     let parts = export.pushed().map_err(|error| EngineError::Layout(error.into()))?;
     let source = Arc::new(built.source());
-    let documents =
-        parts.configs.iter().map(|config| Blob::bytes(&config.descriptor.media_type, config.bytes.clone()));
+    let documents = parts.configs.iter().map(|config| {
+        let blob = Blob::bytes(&config.descriptor.media_type, config.bytes.clone());
+        blob.also_in(lenders.iter().cloned())
+    });
     let layers = parts.layers.iter().map(|layer| {
         // An attestation is a document of the image itself.
         if let Some(bytes) = export.document(&layer.digest) {
@@ -46,7 +50,7 @@ pub(super) fn push(
         }
         let (source, digest) = (Arc::clone(&source), layer.digest);
         let blob = followed_blob(layer, &transfer, move || source.path(&digest));
-        blob.also_in(built.base_repository().cloned())
+        blob.also_in(built.base_repository().cloned()).also_in(lenders.iter().cloned())
     });
     let content = Content {
         root: parts.root.clone(),
@@ -71,10 +75,15 @@ pub(super) fn push(
     for (repository, layer) in
         repositories.iter().flat_map(|to| parts.layers.iter().map(move |layer| (to, layer)))
     {
-        if let Some(bytes) = delivery.sent_early.bytes(repository, &layer.digest) {
-            report.present = report.present.saturating_sub(1);
-            report.sent += 1;
-            report.sent_bytes += bytes;
+        let Some(how) = delivery.sent_early.how(repository, &layer.digest) else { continue };
+        report.present = report.present.saturating_sub(1);
+        match how {
+            Pushed::Sent => {
+                report.sent += 1;
+                report.sent_bytes += layer.size;
+            }
+            Pushed::Mounted => report.mounted += 1,
+            Pushed::Present => report.present += 1,
         }
     }
     let shown: Vec<String> = names.iter().map(Reference::familiar).collect();

@@ -12,7 +12,7 @@ use std::time::SystemTime;
 
 use wbuild_engine::{Engine, registry_client};
 use wbuild_image::{BlobFiles, Export, ImageParts, Others, write_archive_file, write_layout};
-use wbuild_oci::{Descriptor, Digest, Platform, Reference};
+use wbuild_oci::{Descriptor, Digest, ImageConfig, Platform, Reference};
 use wbuild_registry::{Blob, Content, RegistryClient, RegistryError, Repository, at_once};
 use wbuild_remote::{Retry, Stop, Watch};
 
@@ -44,12 +44,29 @@ pub(crate) fn push(args: &PushArgs, session: &Session) -> Result<(), Failure> {
 pub(crate) fn copy(args: &CopyArgs, session: &Session) -> Result<(), Failure> {
     let from = Place::parse(&args.source)?;
     let to = match Place::parse(&args.destination)? {
-        Place::Registry(_) => destination(args.destination.trim_start_matches("docker://"))?,
+        Place::Registry(_) => destination(&args.destination)?,
         other => other,
     };
     let wanted = wanted(args.which.all, args.which.platform.as_deref())?;
     let transfer = Transfer::open(session, args.home.home.as_ref(), args.progress.mode())?;
-    transfer.run(session, &Errand { from, wanted, to: vec![to], referrers: true })
+    let copied = transfer.run(session, &Errand { from, wanted, to: vec![to], referrers: true });
+    copied.map_err(|failure| match failure {
+        Failure::Failed { error, mut hints } => {
+            hints.extend(
+                [&args.source, &args.destination].into_iter().filter_map(|text| taken_for_image(text)),
+            );
+            Failure::Failed { error, hints }
+        }
+        other => other,
+    })
+}
+
+/// `foo:bar` is an image of Docker Hub to docker, and a place of the kind `foo` to skopeo.
+fn taken_for_image(text: &str) -> Option<String> {
+    let (kind, _) = text.split_once(':').filter(|_| !text.contains(['/', '@']))?;
+    let name = name(text).ok()?;
+    (!matches!(kind, "oci" | "oci-archive" | "docker-archive"))
+        .then(|| format!("`{text}` was taken for {name}; {}", place::TRANSPORTS))
 }
 
 /// Where to push to: under a name, not under a digest, which is what it is.
@@ -65,12 +82,9 @@ fn destination(text: &str) -> Result<Place, Failure> {
 }
 
 fn wanted(all: bool, platform: Option<&str>) -> Result<Wanted, Failure> {
-    let parse = |text: &str| {
-        text.parse::<Platform>().map_err(|error| Failure::usage(error.to_string(), "for example linux/arm64"))
-    };
     match (all, platform) {
         (true, _) => Ok(Wanted::Everything),
-        (false, Some(text)) => Ok(Wanted::Platform(parse(text)?)),
+        (false, Some(text)) => Ok(Wanted::Platform(super::request::platform(text)?)),
         (false, None) => Ok(Wanted::Platform(Platform::host())),
     }
 }
@@ -117,6 +131,12 @@ impl Transfer {
         let done = watched(session, &mut say, |watch| {
             let source = Source::open(&self.engine, &errand.from)?;
             let parts = source.parts(&self.client, &errand.wanted, watch)?;
+            if let (Wanted::Platform(wanted), Some(found)) = (&errand.wanted, platform_of(&parts))
+                && !found.satisfies(wanted)
+            {
+                self.said
+                    .line(&format!("warning: this image is for {found}, and there is none for {wanted}"));
+            }
             self.bring(&source, &parts, errand, watch)?;
             if errand.to.is_empty() {
                 self.keep(&source, &parts, &errand.wanted)?;
@@ -314,6 +334,15 @@ impl Transfer {
         };
         Blob::file(layer.clone(), path).prepared_by(fetch).also_in([repository])
     }
+}
+
+/// For which platform the config of an image says that it is.
+fn platform_of(parts: &ImageParts) -> Option<Platform> {
+    let [config] = &parts.configs[..] else { return None };
+    let config: ImageConfig = serde_json::from_slice(&config.bytes).ok()?;
+    let words = [Some(config.os), Some(config.architecture), config.variant];
+    let words: Vec<String> = words.into_iter().flatten().filter(|word| !word.is_empty()).collect();
+    words.join("/").parse().ok().filter(|_| words.len() > 1)
 }
 
 fn counted(count: usize, what: &str) -> String {

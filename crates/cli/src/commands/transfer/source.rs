@@ -52,7 +52,7 @@ impl Source {
         match place {
             Place::Registry(name) => Ok(Self::Registry { name: name.clone(), root: OnceCell::new() }),
             Place::Layout { folder, tag } => {
-                let layout = OciLayout::open(folder).map_err(Failure::new)?;
+                let layout = OciLayout::open(folder).map_err(not_opened)?;
                 Ok(Self::Layout { layout, tag: tag.clone(), _unpacked: None })
             }
             Place::Archive { file, tag, .. } => {
@@ -192,5 +192,19 @@ impl Source {
             |own| format!("{}/{}", own.registry, own.repository),
         );
         Ok(vec![super::place::name(&format!("{repository}:{tag}"))?])
+    }
+}
+
+/// A folder that is something else, with what it should be.
+fn not_opened(error: LayoutError) -> Failure {
+    match error {
+        LayoutError::NoLayout { .. } => Failure::Failed {
+            error: Box::new(error),
+            hints: vec![
+                "layouts are folders as `wbuild image`, `wbuild pull NAME -o DIR` and `skopeo copy … oci:DIR` write them"
+                    .to_owned(),
+            ],
+        },
+        other => Failure::new(other),
     }
 }
