@@ -298,22 +298,24 @@ impl Attestor<'_> {
         Ok(())
     }
 
-    /// Writes what is to travel into a folder of files, as `docker buildx` does: statements about each of the files.
-    pub(crate) fn write_beside(
+    /// What is to travel with files, as `docker buildx` does it: statements about each of them, by the name of a file.
+    pub(crate) fn beside(
         &self,
         findings: &Findings,
-        folder: &Path,
         snapshot: &Snapshot,
-    ) -> Result<(), EngineError> {
+    ) -> Result<Vec<(&'static str, Vec<u8>)>, EngineError> {
         if !self.requests.travel() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let subjects = self.engine.file_subjects(snapshot)?;
-        for Request { kind, .. } in self.requests.list.iter().filter(|request| request.dest.is_none()) {
+        let travelling = self.requests.list.iter().filter(|request| request.dest.is_none());
+        let documents = travelling.map(|Request { kind, .. }| {
             let document = self.document(findings, kind, None);
-            put(&folder.join(kind.file_name()), &statement(&subjects, kind.predicate_type(), &document))?;
-        }
-        Ok(())
+            let mut bytes = json(&statement(&subjects, kind.predicate_type(), &document))?;
+            bytes.push(b'\n');
+            Ok((kind.file_name(), bytes))
+        });
+        documents.collect()
     }
 
     fn name(&self) -> String {

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
-use wbuild_engine::{BuiltImage, Engine, EngineError, ExportOptions, FilesOutput};
+use wbuild_engine::{BuiltImage, Dress, Engine, EngineError, ExportOptions, FilesOutput, OutputError};
 use wbuild_frontend::Target;
 use wbuild_graph::Snapshot;
 use wbuild_image::{ArchiveFormat, Export, ExportError, write_archive, write_archive_file, write_layout};
@@ -13,11 +13,11 @@ use wbuild_layer::{Compression, Recipe, Times};
 use wbuild_load::{LoadError, Loaded, Loading, Machine, choose_engine, choose_store, load, store};
 use wbuild_oci::Reference;
 use wbuild_solver::{Cancellation, Solution};
-use wbuild_tree::EntryPath;
+use wbuild_tree::{EntryPath, Name};
 
 use super::early::SentEarly;
 use super::push::push;
-use super::{Form, ImageOutput, ImagePlace, Output, Outputs};
+use super::{FilesForm, Form, ImageOutput, ImagePlace, Output, Outputs};
 use crate::args::OutputArgs;
 use crate::commands::attest::{Attestor, Findings};
 use crate::commands::{Failure, WriteError, print};
@@ -128,17 +128,21 @@ impl Delivery<'_> {
                     delivered.lines.push(self.image(image, built, names.clone())?);
                     first.get_or_insert((at, names));
                 }
-                Output::Files(folder, existing) => {
-                    let files = FilesOutput::Folder { path: folder, existing: *existing };
-                    let written = self.engine.write_files(snapshot, self.export.recipe.times, &files)?;
+                Output::Files(path, existing, form) => {
+                    let files = FilesOutput::Folder { path, existing: *existing };
+                    let dressing = self.dressing(form, findings.as_ref(), snapshot)?;
+                    let written = self.engine.write_files(snapshot, &dressing.dress(), &files)?;
                     delivered.skipped.extend(written.skipped);
-                    if let Some(findings) = &findings {
-                        self.attestor.write_beside(findings, folder, snapshot)?;
-                    }
-                    delivered.lines.push(format!("files {}", folder.display()));
+                    delivered.lines.push(format!("files {}", path.display()));
                 }
-                Output::Tar(path) => {
-                    self.tar(snapshot, path)?;
+                Output::Tar(path, form) => {
+                    let dressing = self.dressing(form, findings.as_ref(), snapshot)?;
+                    let dress = dressing.dress();
+                    if path.as_os_str() == "-" {
+                        self.engine.write_tar(snapshot, &dress, &mut std::io::stdout().lock())?;
+                    } else {
+                        self.engine.write_files(snapshot, &dress, &FilesOutput::Tar(path))?;
+                    }
                     delivered.lines.push(format!("files {}", path.display()));
                 }
                 Output::Nothing => {}
@@ -230,14 +234,28 @@ impl Delivery<'_> {
         })
     }
 
-    fn tar(&self, snapshot: &Snapshot, path: &Path) -> Result<(), DeliveryError> {
-        let times = self.export.recipe.times;
-        if path.as_os_str() == "-" {
-            self.engine.write_tar(snapshot, times, &mut std::io::stdout().lock())?;
-        } else {
-            self.engine.write_files(snapshot, times, &FilesOutput::Tar(path))?;
-        }
-        Ok(())
+    /// What files of this form are given.
+    fn dressing(
+        &self,
+        form: &FilesForm,
+        findings: Option<&Findings>,
+        snapshot: &Snapshot,
+    ) -> Result<Dressing, EngineError> {
+        let platform = self.target.config.platform().to_string();
+        let name = |text: String| Name::new(text).map_err(OutputError::from);
+        let documents = match findings {
+            Some(findings) => self.attestor.beside(findings, snapshot)?,
+            None => Vec::new(),
+        };
+        let documents = documents
+            .into_iter()
+            .map(|(file, bytes)| Ok((name(format!("{}{file}", form.attestation_prefix))?, bytes)))
+            .collect::<Result<_, EngineError>>()?;
+        Ok(Dressing {
+            times: form.created.map_or(self.export.recipe.times, Times::Fixed),
+            folder: form.split.then(|| name(platform.replace('/', "_"))).transpose()?,
+            documents,
+        })
     }
 
     /// A folder of wbuild's own in a checkout is nothing to be committed.
@@ -269,6 +287,19 @@ impl Delivery<'_> {
             force_compression: form.force_compression,
             ..self.export.clone()
         }
+    }
+}
+
+/// What files are given, as long as they are written.
+struct Dressing {
+    times: Times,
+    folder: Option<Name>,
+    documents: Vec<(Name, Vec<u8>)>,
+}
+
+impl Dressing {
+    fn dress(&self) -> Dress<'_> {
+        Dress { times: self.times, folder: self.folder.clone(), documents: &self.documents }
     }
 }
 

@@ -38,11 +38,22 @@ pub(crate) enum Output {
     /// An image.
     Image(ImageOutput),
     /// The files of the root file system in a folder.
-    Files(PathBuf, Existing),
+    Files(PathBuf, Existing, FilesForm),
     /// The files of the root file system in a tar file; `-` is standard output.
-    Tar(PathBuf),
+    Tar(PathBuf, FilesForm),
     /// Nothing: the result stays in the store.
     Nothing,
+}
+
+/// What files that are written are to be like.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct FilesForm {
+    /// Seconds since the epoch, where this output has its own.
+    pub(crate) created: Option<i64>,
+    /// In a folder that is named for the platform.
+    pub(crate) split: bool,
+    /// What names of documents beside them begin with.
+    pub(crate) attestation_prefix: String,
 }
 
 /// An image to write.
