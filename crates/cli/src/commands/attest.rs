@@ -244,24 +244,29 @@ impl Attestor<'_> {
         if self.requests.list.iter().any(|request| matches!(request.kind, Kind::Sbom(_))) {
             findings.inventory = self.engine.inventory(self.target, snapshot, &self.facts.locked)?;
         }
-        let facts = &self.facts;
         for (mode, place) in [Mode::Min, Mode::Max].into_iter().zip(&mut findings.provenance) {
             let of_mode = |request: &Request| matches!(&request.kind, Kind::Provenance { mode: wanted, .. } if *wanted == mode);
             if !self.requests.list.iter().any(of_mode) {
                 continue;
             }
-            let options = ProvenanceOptions {
-                mode,
-                build_type: facts.build_type.to_owned(),
-                version: VERSION.to_owned(),
-                parameters: facts.parameters.clone(),
-                build_args: facts.build_args.clone(),
-                typed: facts.typed.clone(),
-                dependencies: facts.dependencies.clone(),
-            };
-            *place = self.engine.provenance(self.definition, self.target, solution, &options)?.predicate();
+            *place = self.predicate(solution, mode)?;
         }
         Ok(findings)
+    }
+
+    /// How a solved target came to be.
+    pub(crate) fn predicate(&self, solution: &Solution, mode: Mode) -> Result<Value, EngineError> {
+        let facts = &self.facts;
+        let options = ProvenanceOptions {
+            mode,
+            build_type: facts.build_type.to_owned(),
+            version: VERSION.to_owned(),
+            parameters: facts.parameters.clone(),
+            build_args: facts.build_args.clone(),
+            typed: facts.typed.clone(),
+            dependencies: facts.dependencies.clone(),
+        };
+        Ok(self.engine.provenance(self.definition, self.target, solution, &options)?.predicate())
     }
 
     /// Lets what is to travel with images travel with this one.

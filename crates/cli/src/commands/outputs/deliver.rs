@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
+use wbuild_attest::Mode;
 use wbuild_engine::{BuiltImage, Dress, Engine, EngineError, ExportOptions, FilesOutput, OutputError};
 use wbuild_frontend::Target;
 use wbuild_graph::Snapshot;
@@ -105,6 +106,8 @@ impl From<ExportError> for DeliveryError {
 pub(crate) struct Delivered {
     /// The first image, which names are about.
     image: Option<(BuiltImage, Vec<Reference>)>,
+    /// How it came to be, for the file of metadata.
+    provenance: Option<Value>,
     /// A line for each output.
     lines: Vec<String>,
     /// Devices that only root can make.
@@ -155,10 +158,31 @@ impl Delivery<'_> {
         }
         let Images { mut built, .. } = images;
         delivered.image = first.map(|(at, names)| (built.swap_remove(at).1, names));
+        if self.args.metadata_file.is_some() {
+            delivered.provenance = self.provenance(solution, delivered.image.as_ref().map(|(built, _)| built))?;
+        }
         if let Some(findings) = &findings {
             self.attestor.write(findings, delivered.image.as_ref().map(|(built, _)| built))?;
         }
         Ok(delivered)
+    }
+
+    /// What the file of metadata says about how the image came to be: what travels with it, else as much as
+    /// `BUILDX_METADATA_PROVENANCE` says, which is little unless it says more.
+    fn provenance(
+        &self,
+        solution: &Solution,
+        built: Option<&BuiltImage>,
+    ) -> Result<Option<Value>, EngineError> {
+        if let Some(provenance) = built.and_then(BuiltImage::provenance) {
+            return Ok(Some(provenance));
+        }
+        let mode = match (self.variable)("BUILDX_METADATA_PROVENANCE").as_deref() {
+            Some("disabled" | "0" | "f" | "F" | "false" | "FALSE" | "False") => return Ok(None),
+            Some("max") => Mode::Max,
+            _ => Mode::Min,
+        };
+        self.attestor.predicate(solution, mode).map(Some)
     }
 
     /// Writes an image to one place, and tells in a line what that was.
@@ -401,6 +425,9 @@ impl Delivered {
         // There: builder, node, build.
         let session = format!("wbuild/local/{}", delivery.engine.build_id());
         metadata.insert("buildx.build.ref".to_owned(), session.into());
+        if let Some(provenance) = &self.provenance {
+            metadata.insert("buildx.build.provenance".to_owned(), provenance.clone());
+        }
         let Some((built, names)) = &self.image else { return metadata };
         let fields = [
             ("containerimage.config.digest", json!(built.image.config.descriptor.digest)),
@@ -409,9 +436,6 @@ impl Delivered {
             ("wbuild.layers", json!(built.layers)),
         ];
         metadata.extend(fields.map(|(name, value)| (name.to_owned(), value)));
-        if let Some(provenance) = built.provenance() {
-            metadata.insert("buildx.build.provenance".to_owned(), provenance);
-        }
         if !names.is_empty() {
             let names: Vec<String> = names.iter().map(ToString::to_string).collect();
             metadata.insert("image.name".to_owned(), names.join(",").into());
