@@ -1,19 +1,32 @@
 //! What a run beside BuildKit once showed to differ, and does no longer.
 
-use std::os::unix::fs::symlink;
+use std::ops::Deref;
 
 use crate::context::{TestContext, bases};
 use crate::layout::Layout;
 
 const SEED: &str = "FROM alpine:3.23 AS seed\nRUN mkdir -p /sub /real && echo seeded > /sub/f && ln -s /sub /to && ln -s /real /link\n";
 
+/// An image, as long as its folder is there.
+struct Built {
+    layout: Layout,
+    _context: TestContext,
+}
+
+impl Deref for Built {
+    type Target = Layout;
+
+    fn deref(&self) -> &Layout {
+        &self.layout
+    }
+}
+
 /// The image of a Dockerfile with one file `a` in its context; `None` where there are no base images.
-fn image(dockerfile: &str, args: &[&str]) -> Option<Layout> {
+fn image(dockerfile: &str, args: &[&str]) -> Option<Built> {
     bases()?;
     let context = TestContext::empty();
     context.write("Dockerfile", dockerfile);
     context.write("a", "A");
-    symlink("a", context.path("to-a")).unwrap();
     let mut all: Vec<String> = ["build", "--progress", "quiet", "-o", "type=oci,dest=../out,tar=false"]
         .map(str::to_owned)
         .to_vec();
@@ -22,7 +35,7 @@ fn image(dockerfile: &str, args: &[&str]) -> Option<Layout> {
     all.push(".".to_owned());
     let output = context.run(&all);
     assert_eq!(output.code, 0, "{output}");
-    Some(Layout::open(&context.folder().join("out")))
+    Some(Built { layout: Layout::open(&context.folder().join("out")), _context: context })
 }
 
 #[test]
@@ -134,7 +147,7 @@ fn mounts_with_another_size_or_owner_are_other_steps() {
 #[test]
 fn undefined_variables_of_a_line_that_fails_are_told_with_the_error() {
     let context = TestContext::empty();
-    context.write("Dockerfile", "FROM scratch\nLABEL a=${MISSING:?must be given}\n");
+    context.write("Dockerfile", "FROM scratch\nLABEL a=\"${MISSING:?must be given}\"\n");
     let output = context.run(&["build", ".", "--check"]);
     assert_eq!(output.code, 1, "{output}");
     assert!(output.stdout.contains("UndefinedVar"), "{output}");

@@ -3,11 +3,12 @@
 mod folder;
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use wbuild_graph::Snapshot;
-use wbuild_image::OutputFile;
+use wbuild_image::{Foreseen, OutputFile};
 use wbuild_layer::{Compression, Recipe, Times, WriteError, write_layer};
 use wbuild_report::Hint;
 use wbuild_tree::{Directory, Entry, EntryPath, Meta, Name, Node, PathError, Subtree};
@@ -155,11 +156,17 @@ impl Engine {
                 write_folder(&self.store, &tree, times, path, *existing)
             }
             FilesOutput::Tar(path) => {
+                let foreseen = foreseen(&tree, times);
+                if foreseen.is_at(path) {
+                    let bytes = fs::metadata(path).map_err(io_error("read", path))?.len();
+                    return Ok(FilesWritten { entries: tree.entries(), bytes, skipped: Vec::new() });
+                }
                 let mut out = OutputFile::create(path).map_err(io_error("create", path))?;
                 let mut buffered = BufWriter::with_capacity(256 << 10, &mut out);
                 let written = self.tar(&tree, times, &mut buffered)?;
                 buffered.flush().map_err(io_error("write", path))?;
                 drop(buffered);
+                out.note(foreseen).map_err(io_error("set the time of", path))?;
                 out.commit().map_err(io_error("replace", path))?;
                 Ok(written)
             }
@@ -205,6 +212,15 @@ impl Engine {
         let layer = written.map_err(OutputError::Tar)?;
         Ok(FilesWritten { entries: tree.entries(), bytes: layer.size, skipped: Vec::new() })
     }
+}
+
+/// What a tar will be: the version is to be raised when its bytes change.
+fn foreseen(tree: &Subtree, times: Times) -> Foreseen {
+    let times = match times {
+        Times::Keep => "keep".to_owned(),
+        Times::Fixed(seconds) => seconds.to_string(),
+    };
+    Foreseen::new([b"tar/1".as_slice(), tree.digest().to_string().as_bytes(), times.as_bytes()], None)
 }
 
 #[cfg(test)]
