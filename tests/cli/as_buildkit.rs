@@ -27,9 +27,8 @@ fn image(dockerfile: &str, args: &[&str]) -> Option<Built> {
     let context = TestContext::empty();
     context.write("Dockerfile", dockerfile);
     context.write("a", "A");
-    let mut all: Vec<String> = ["build", "--progress", "quiet", "-o", "type=oci,dest=../out,tar=false"]
-        .map(str::to_owned)
-        .to_vec();
+    let mut all: Vec<String> =
+        ["build", "--progress", "quiet", "-o", "type=oci,dest=../out,tar=false"].map(str::to_owned).to_vec();
     all.extend(context.base_images());
     all.extend(args.iter().map(|arg| (*arg).to_owned()));
     all.push(".".to_owned());
@@ -50,7 +49,8 @@ fn the_name_of_the_machine_and_the_file_with_a_name() {
 
 #[test]
 fn groups_of_a_user_include_the_primary_one() {
-    let dockerfile = "FROM alpine:3.23\nRUN adduser -D app && addgroup app audio\nUSER app\nRUN id -G > /tmp/groups\n";
+    let dockerfile =
+        "FROM alpine:3.23\nRUN adduser -D app && addgroup app audio\nUSER app\nRUN id -G > /tmp/groups\n";
     let Some(image) = image(dockerfile, &[]) else { return };
     assert_eq!(image.text("tmp/groups").trim(), "1000 18");
 }
@@ -104,9 +104,11 @@ fn what_a_step_needs_of_an_empty_root_stays() {
 #[test]
 fn platforms_have_the_variant_that_says_something() {
     let dockerfile = "FROM scratch\nCOPY a /\n";
-    for (platform, architecture, variant) in
-        [("linux/arm64/v8", "arm64", None), ("linux/arm", "arm", Some("v7")), ("linux/amd64/v1", "amd64", None)]
-    {
+    for (platform, architecture, variant) in [
+        ("linux/arm64/v8", "arm64", None),
+        ("linux/arm", "arm", Some("v7")),
+        ("linux/amd64/v1", "amd64", None),
+    ] {
         let Some(image) = image(dockerfile, &["--platform", platform]) else { return };
         let config = image.config();
         assert_eq!(config["architecture"], architecture, "{platform}");

@@ -255,7 +255,8 @@ fn an_archive_that_is_there_already_stays() {
     let write = || {
         let args = ["-t", "web:1", "-o", "type=oci,dest=../oci.tar", "-o", "type=docker,dest=../docker.tar"];
         build(&context, &args);
-        ["oci.tar", "docker.tar"].map(|name| (fs::metadata(at(name)).unwrap().ino(), fs::read(at(name)).unwrap()))
+        ["oci.tar", "docker.tar"]
+            .map(|name| (fs::metadata(at(name)).unwrap().ino(), fs::read(at(name)).unwrap()))
     };
     let [(oci, bytes), (docker, _)] = write();
     if fs::metadata(at("oci.tar")).unwrap().mtime_nsec() % 1_000_000_000 == 0 {

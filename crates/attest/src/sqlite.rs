@@ -48,14 +48,9 @@ pub(crate) struct Rows {
 pub(crate) fn rows(database: &[u8], log: &[u8], table: &str) -> Option<Rows> {
     let pages = Pages::new(database, log)?;
     let schema = Walk::rows(&pages, 1);
-    let is_it = |row: &&Vec<Field>| {
-        let text = |column: usize| matches!(row.get(column), Some(Field::Bytes(bytes)) if bytes == match column {
-            0 => b"table".as_slice(),
-            _ => table.as_bytes(),
-        });
-        text(0) && text(1)
-    };
-    let row = schema.rows.iter().find(is_it)?;
+    // Columns: type, name, tbl_name, rootpage, sql.
+    let is_text = |field: Option<&Field>, text: &str| matches!(field, Some(Field::Bytes(bytes)) if bytes == text.as_bytes());
+    let row = schema.rows.iter().find(|row| is_text(row.first(), "table") && is_text(row.get(1), table))?;
     let Some(Field::Integer(root)) = row.get(3) else { return None };
     Some(Walk::rows(&pages, u32::try_from(*root).ok()?))
 }
@@ -75,8 +70,12 @@ impl<'a> Pages<'a> {
         let usable = size.checked_sub(usize::from(*database.get(20)?))?;
         // 0 is a database in which nothing was written yet.
         let is_utf8 = be32(database, 56)? <= 1;
-        (database.starts_with(MAGIC) && usable >= 480 && is_utf8)
-            .then(|| Self { database, newer: committed(log, size), size, usable })
+        (database.starts_with(MAGIC) && usable >= 480 && is_utf8).then(|| Self {
+            database,
+            newer: committed(log, size),
+            size,
+            usable,
+        })
     }
 
     /// A page by its number, which begins at 1.
@@ -117,8 +116,8 @@ fn committed(log: &[u8], size: usize) -> BTreeMap<u32, &[u8]> {
     for frame in log[LOG_HEADER..].chunks_exact(FRAME_HEADER + size) {
         let (head, page) = frame.split_at(FRAME_HEADER);
         sum = checksum(checksum(sum, &head[..8], big_endian), page, big_endian);
-        let is_sound = head[8..16] == header[16..24]
-            && (Some(sum.0), Some(sum.1)) == (be32(head, 16), be32(head, 20));
+        let is_sound =
+            head[8..16] == header[16..24] && (Some(sum.0), Some(sum.1)) == (be32(head, 16), be32(head, 20));
         let (true, Some(number), Some(end)) = (is_sound, be32(head, 0), be32(head, 4)) else { break };
         open.insert(number, page);
         if end != 0 {

@@ -74,11 +74,15 @@ pub fn outline(
     // Last ones first: a default can use what stands above it.
     for (item, lines) in first.iter().rev() {
         let name = item.name.text.as_str();
-        if used.contains(name) || reachable.iter().any(|stage| begins_with(&dockerfile.stages[*stage], name)) {
+        if used.contains(name) || reachable.iter().any(|stage| begins_with(&dockerfile.stages[*stage], name))
+        {
             let default = item.default.as_ref();
-            used.extend(first.iter().map(|(above, _)| above.name.text.as_str()).filter(|above| {
-                default.is_some_and(|default| uses(&default.text, above))
-            }));
+            used.extend(
+                first
+                    .iter()
+                    .map(|(above, _)| above.name.text.as_str())
+                    .filter(|above| default.is_some_and(|default| uses(&default.text, above))),
+            );
             let value = global.env().get(name).map(str::to_owned);
             outline.arg(item, value, item.description.clone(), *lines);
         }

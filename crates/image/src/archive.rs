@@ -112,10 +112,8 @@ impl Content<'_> {
 
 /// The entries of an archive, in their order.
 fn entries(export: &Export, format: ArchiveFormat) -> Result<Vec<(String, Content<'_>)>, ExportError> {
-    let mut entries = vec![
-        ("blobs/".to_owned(), Content::Folder),
-        ("blobs/sha256/".to_owned(), Content::Folder),
-    ];
+    let mut entries =
+        vec![("blobs/".to_owned(), Content::Folder), ("blobs/sha256/".to_owned(), Content::Folder)];
     let mut all: Vec<&Digest> = export.documents.keys().chain(export.layers.keys()).collect();
     all.sort();
     for digest in all {

@@ -84,7 +84,8 @@ mod tests {
         // As `touch -r` does long afterwards, or an archive that is unpacked.
         let hour_ago = SystemTime::now() - Duration::from_secs(3600);
         let seconds = hour_ago.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
-        let kept = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds) + Duration::from_nanos(foreseen.nanos);
+        let kept =
+            SystemTime::UNIX_EPOCH + Duration::from_secs(seconds) + Duration::from_nanos(foreseen.nanos);
         File::options().write(true).open(&path).unwrap().set_modified(kept).unwrap();
         assert!(!foreseen.is_at(&path), "the change of its time is newer");
     }

@@ -38,8 +38,8 @@ pub use attach::{
 };
 pub use collect::{ImageParts, collect_image};
 pub use export::{BlobFiles, Export, ExportError};
-pub use foreseen::Foreseen;
 pub use find::{BaseImage, Documents, ImageError, find_image, read_document};
+pub use foreseen::Foreseen;
 pub use layout::{LayoutChanges, check_layout_folder, write_layout};
 pub use open::{LayoutError, OciLayout, Select};
 pub use others::Others;

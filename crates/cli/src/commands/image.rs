@@ -74,7 +74,8 @@ pub(crate) fn run(args: &ImageArgs, session: &Session) -> Result<(), Failure> {
             ProgressMode::Json | ProgressMode::Quiet => {
                 said.push(Warning { message: diagnostic.to_string(), hints: diagnostic.hints() });
             }
-            _ => progress.note(render_diagnostics(std::slice::from_ref(diagnostic), &Terminal::stderr().theme())),
+            _ => progress
+                .note(render_diagnostics(std::slice::from_ref(diagnostic), &Terminal::stderr().theme())),
         }
     }
     let options = SolveOptions {

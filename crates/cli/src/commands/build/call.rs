@@ -83,7 +83,7 @@ pub(super) fn outline(dockerfile: &Dockerfile, settings: Settings, json: bool) -
                 ("location", Some(location(mount.lines))),
             ])
         };
-        let list = |list: Vec<Value>| (!list.is_empty()).then(|| Value::Array(list));
+        let list = |list: Vec<Value>| Some(Value::Array(list)).filter(|list| *list != json!([]));
         let document = object([
             ("name", text_value(Some(&outline.name))),
             ("description", text_value(outline.description.as_ref())),

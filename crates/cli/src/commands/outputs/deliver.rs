@@ -159,7 +159,8 @@ impl Delivery<'_> {
         let Images { mut built, .. } = images;
         delivered.image = first.map(|(at, names)| (built.swap_remove(at).1, names));
         if self.args.metadata_file.is_some() {
-            delivered.provenance = self.provenance(solution, delivered.image.as_ref().map(|(built, _)| built))?;
+            delivered.provenance =
+                self.provenance(solution, delivered.image.as_ref().map(|(built, _)| built))?;
         }
         if let Some(findings) = &findings {
             self.attestor.write(findings, delivered.image.as_ref().map(|(built, _)| built))?;

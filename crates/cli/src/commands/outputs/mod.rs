@@ -166,6 +166,15 @@ impl Outputs {
                 list.push(image(ImagePlace::Registry(Push::default())));
             }
         }
+        let by_digest = |output: &Output| {
+            matches!(
+                output,
+                Output::Image(ImageOutput { place: ImagePlace::Registry(Push { by_digest: true, .. }), .. })
+            )
+        };
+        if list.iter().any(by_digest) {
+            args.tags.iter().try_for_each(|tag| spec::untagged(tag))?;
+        }
         let loads = |output: &Output| {
             matches!(output, Output::Image(ImageOutput { place: ImagePlace::Docker { .. }, .. }))
         };
@@ -282,6 +291,12 @@ mod tests {
         assert_eq!(places(flags(&["type=registry"], false, true)), [push]);
         assert!(parse(|args| args.push = true).is_err(), "a push without a tag");
         assert!(parse(|args| args.outputs = vec!["type=registry,name=a".to_owned()]).is_ok());
+        let by_digest = |tag: &str| {
+            let (outputs, tags) =
+                (vec!["type=registry,push-by-digest=true".to_owned()], vec![tag.to_owned()]);
+            parse(|args| *args = OutputArgs { outputs, tags, ..OutputArgs::default() }).is_ok()
+        };
+        assert!(by_digest("h:5000/a") && !by_digest("h:5000/a:1"));
     }
 
     #[test]

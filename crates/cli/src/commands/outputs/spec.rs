@@ -243,6 +243,9 @@ impl Spec {
 
     fn image(self, place: ImagePlace) -> Result<Output, Failure> {
         let names = self.value("name").unwrap_or_default().split(',').filter(|name| !name.is_empty());
+        if matches!(place, ImagePlace::Registry(Push { by_digest: true, .. })) {
+            names.clone().try_for_each(untagged)?;
+        }
         let names = names.map(|name| {
             name.parse::<Reference>()
                 .map_err(|error| Failure::usage(error.to_string(), "name=[HOST/]REPOSITORY[:TAG]"))
@@ -300,6 +303,18 @@ impl Spec {
             Some(level) if level > most => Err(level_usage(&level.to_string())),
             _ => Ok(compression),
         }
+    }
+}
+
+/// Refuses a name that has a tag, as BuildKit does where an image gets none.
+pub(super) fn untagged(name: &str) -> Result<(), Failure> {
+    let last = name.rsplit('/').next().unwrap_or_default();
+    match last.split_once([':', '@']) {
+        None => Ok(()),
+        Some(_) => Err(Failure::usage(
+            format!("can't push tagged ref {name} by digest"),
+            "with push-by-digest an image gets no tag: name the repository alone",
+        )),
     }
 }
 
@@ -400,6 +415,11 @@ mod tests {
             ("type=oci,dest=x,tar=maybe", "neither `true` nor `false`", "for example"),
             ("type=local,dst=x", "means nothing to type=local", "did you mean `dest`?"),
             ("type=local,dest=x,attestation-prefix=a/b", "no part of a file's name", "beside the files"),
+            (
+                "type=registry,name=h:5000/a:1,push-by-digest=true",
+                "can't push tagged ref h:5000/a:1",
+                "no tag",
+            ),
             ("type=oci,dest", "not of the form KEY=VALUE", "for example"),
             (r#"type=oci,name="a,b""#, "quote", "for example"),
             ("type=image,dest=x", "`dest` means nothing", "for example"),
