@@ -208,7 +208,13 @@ impl Spec {
 
     fn folder(&self, kind: &str) -> Result<PathBuf, Failure> {
         match &self.dest {
-            None => Err(usage(format!("--output type={kind} needs a dest"))),
+            None => {
+                let tar = if kind == "local" { "" } else { ",tar=false" };
+                Err(Failure::usage(
+                    format!("--output type={kind} needs a dest"),
+                    format!("for example type={kind},dest=FOLDER{tar}"),
+                ))
+            }
             Some(dest) if dest.as_os_str() == "-" => {
                 Err(usage("a folder cannot go to standard output".to_owned()))
             }
@@ -402,8 +408,8 @@ mod tests {
             ("", "names nothing", "for example"),
             ("dest=x", "has no type", "for example"),
             ("dest=x,tar=false", "has no type", "for example"),
-            ("type=local", "needs a dest", "for example"),
-            ("type=oci,tar=false", "needs a dest", "for example"),
+            ("type=local", "needs a dest", "for example type=local,dest=FOLDER"),
+            ("type=oci,tar=false", "needs a dest", "type=oci,dest=FOLDER,tar=false"),
             ("type=floppy,dest=x", "no type of --output", "the types are oci"),
             ("type=locall,dest=x", "no type of --output", "did you mean `local`?"),
             ("type=oci,dest=x,compresion=zstd", "means nothing to type=oci", "did you mean `compression`?"),
