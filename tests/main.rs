@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod cli {
+    mod as_buildkit;
     mod attest;
     mod bad_input;
     mod base_images;

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -476,4 +478,110 @@ fn flags_that_make_no_sense() {
     error: cannot write `nowhere/sbom.json`
       caused by: No such file or directory (os error 2)
     ");
+}
+
+/// Three packages, in a database that rpm 4.18 has written.
+const RPM: &[u8] = include_bytes!("../../crates/attest/tests/fixtures/rpmdb.sqlite");
+
+/// The SBOM of an image on nothing with these files; a name that ends in `.sqlite` is the database.
+fn sbom_on_scratch(files: &[(&str, &[u8])]) -> Value {
+    let context = TestContext::empty();
+    context.write("Dockerfile", "FROM scratch\nCOPY root /\n");
+    for (name, bytes) in files {
+        let path = context.path("root").join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+    }
+    let args = ["build", "--progress", "quiet", "--sbom", "-o", "../files", "."];
+    let output = context.run(&args);
+    assert_eq!(output.code, 0, "{output}");
+    let text = fs::read(context.folder().join("files/sbom.spdx.json")).unwrap();
+    serde_json::from_slice::<Value>(&text).unwrap()
+}
+
+#[test]
+fn packages_of_rpm() {
+    let os = b"ID=fedora\nVERSION_ID=42\n".as_slice();
+    for folder in ["usr/lib/sysimage/rpm", "var/lib/rpm"] {
+        let place = format!("{folder}/rpmdb.sqlite");
+        let document = sbom_on_scratch(&[("etc/os-release", os), (&place, RPM)]);
+        let document = document.get("predicate").unwrap_or(&document);
+        let found = packages(document);
+        assert_eq!(
+            found.keys().collect::<Vec<_>>(),
+            [
+                "pkg:rpm/fedora/alpha@1.2.3-4.el9?arch=noarch&distro=fedora-42&upstream=alpha-1.2.3-4.el9.src.rpm",
+                "pkg:rpm/fedora/beta@2.0~rc1-1?arch=x86_64&distro=fedora-42&epoch=3&upstream=beta-2.0~rc1-1.src.rpm",
+                "pkg:rpm/fedora/gamma@7-1?arch=noarch&distro=fedora-42&upstream=gamma-7-1.src.rpm",
+            ]
+        );
+        let alpha = found.values().next().unwrap();
+        assert_eq!(alpha["licenseDeclared"], "MIT");
+        assert_eq!(alpha["supplier"], "Organization: Some Vendor");
+        assert_eq!(alpha["sourceInfo"], format!("found in the image: /{place}"));
+        assert_eq!(document.get("comment"), None);
+    }
+}
+
+#[test]
+fn what_is_not_read_of_rpm_is_said() {
+    let half = &RPM[..RPM.len() / 2];
+    for (name, bytes, said) in [
+        ("var/lib/rpm/rpmdb.sqlite", half, "packages of rpm may be missing here: not all of its database"),
+        ("var/lib/rpm/Packages.db", b"no".as_slice(), "packages of rpm may be missing here"),
+        ("var/lib/rpm/Packages", b"x".as_slice(), "/var/lib/rpm/Packages is a database of Berkeley DB"),
+    ] {
+        let document = sbom_on_scratch(&[(name, bytes)]);
+        let document = document.get("predicate").unwrap_or(&document);
+        assert!(document["comment"].as_str().unwrap().contains(said), "{document}");
+    }
+}
+
+/// `attestation-prefix`, `platform-split` and `source-date-epoch` of `type=local` and `type=tar`, as BuildKit has them.
+#[test]
+fn documents_lie_beside_files_of_folders_and_tars() {
+    let context = TestContext::empty();
+    context.write("Dockerfile", "FROM scratch\nCOPY a /dir/a\n");
+    context.write("a", "a");
+    let form = "attestation-prefix=x-,platform-split=true,source-date-epoch=7";
+    let args = |kind: &str| format!("type={kind},dest=../{kind},{form}");
+    let output = context.run(&[
+        "build",
+        "--progress",
+        "quiet",
+        "--sbom",
+        "--provenance",
+        "-o",
+        &args("local"),
+        "-o",
+        &args("tar"),
+        ".",
+    ]);
+    assert_eq!(output.code, 0, "{output}");
+    let file = fs::File::open(context.folder().join("tar")).unwrap();
+    let mut found = BTreeMap::new();
+    for entry in tar::Archive::new(file).entries().unwrap() {
+        let mut entry = entry.unwrap();
+        assert_eq!(entry.header().mtime().unwrap(), 7);
+        let path = entry.path().unwrap().display().to_string();
+        let mut text = String::new();
+        entry.read_to_string(&mut text).unwrap();
+        found.insert(path, text);
+    }
+    let top = "linux_amd64";
+    assert_eq!(
+        found.keys().map(String::as_str).collect::<Vec<_>>(),
+        ["", "dir/", "dir/a", "x-provenance.json", "x-sbom.spdx.json"].map(|name| format!("{top}/{name}"))
+    );
+    for (path, text) in &found {
+        let here = context.folder().join("local").join(path);
+        assert!(path.ends_with('/') || fs::read_to_string(&here).unwrap() == *text, "{path}");
+        assert_eq!(fs::metadata(&here).unwrap().mtime(), 7, "{path}");
+    }
+    let sbom: Value = serde_json::from_str(&found[&format!("{top}/x-sbom.spdx.json")]).unwrap();
+    assert_eq!(sbom["subject"][0]["name"], "dir/a");
+    // Without any of that, as ever.
+    let plain = context.run(&["build", "--progress", "quiet", "-o", "../plain", "."]);
+    assert_eq!(plain.code, 0, "{plain}");
+    assert!(context.folder().join("plain/dir/a").is_file());
 }

@@ -756,3 +756,27 @@ fn until_healthy() {
     ");
     assert_eq!(processes("86402.25"), [0; 0]);
 }
+
+/// BuildKit clips what a step logs; the file with the log has everything, and of a failure the end is shown.
+#[test]
+fn a_step_that_logs_much_does_not_fill_the_terminal() {
+    if bases().is_none() {
+        return;
+    }
+    let context = TestContext::empty().env("BUILDKIT_STEP_LOG_MAX_SIZE", "2048");
+    context.write("Dockerfile", "FROM alpine:3.23\nRUN seq 1 100000 && echo the very end && false\n");
+    let mut args: Vec<String> = ["build", "--progress", "plain"].map(str::to_owned).to_vec();
+    args.extend(context.base_images());
+    args.push(".".to_owned());
+    let failed = context.run(&args);
+    assert_eq!(failed.code, 1, "{failed}");
+    let said = failed
+        .stderr
+        .lines()
+        .find(|line| line.contains("[output clipped, log limit 2KiB reached; full log: "));
+    let said = said.unwrap_or_else(|| panic!("{failed}"));
+    let log = said.split("full log: ").nth(1).unwrap().trim_end_matches(']');
+    assert_eq!(fs::read_to_string(log).unwrap().lines().count(), 100_001);
+    assert!(failed.stderr.contains(" the very end"), "{failed}");
+    assert!(!failed.stderr.contains(" 50000\n") && failed.stderr.len() < 64 << 10, "{failed}");
+}

@@ -104,3 +104,29 @@ fn what_a_dockerfile_offers() {
     assert_eq!(output.code, 2, "{output}");
     assert!(output.stderr.contains("`target` is none of build, check, outline, targets"), "{output}");
 }
+
+/// As `docker build --check`: what is wrong is told in the document, too, and fails the command.
+#[test]
+fn errors_of_a_check() {
+    let context = TestContext::empty();
+    let check = |text: &str| {
+        context.write("Dockerfile", text);
+        let plain = context.run(&["build", ".", "--check"]);
+        let output = context.run(&["build", ".", "--call=check,format=json"]);
+        assert_eq!((plain.code, output.code), (1, 1), "{plain}{output}");
+        assert!(plain.stderr.contains("error: ") && output.stderr.contains("error: "), "{plain}{output}");
+        serde_json::from_str::<serde_json::Value>(&output.stdout).unwrap()
+    };
+    let unread = check("FROM scratch AS a\nCOPY --frm=b a b\n");
+    assert_eq!(unread["buildError"]["message"], "unknown flag: --frm (did you mean from?)");
+    assert_eq!(unread["buildError"]["location"]["ranges"][0]["start"]["line"], 2);
+    assert_eq!(unread["warnings"], serde_json::json!([]));
+    let read = check("FROM scratch AS One\nEXPOSE 1/x\n");
+    assert_eq!(read["buildError"]["message"], "invalid port: \"1/x\": invalid proto: x");
+    assert_eq!(read["warnings"][0]["ruleName"], "StageNameCasing");
+    // Warnings alone are told, and fail nothing: that is what `# check=error=true` is for.
+    context.write("Dockerfile", "FROM scratch AS One\nCOPY Dockerfile /\n");
+    assert_eq!(context.run(&["build", ".", "--check"]).code, 0);
+    context.write("Dockerfile", "# check=error=true\nFROM scratch AS One\nCOPY Dockerfile /\n");
+    assert_eq!(context.run(&["build", ".", "--check"]).code, 1);
+}

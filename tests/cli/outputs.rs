@@ -227,10 +227,52 @@ fn what_was_built_is_told_as_buildx_tells_it() {
     assert_eq!(descriptor["annotations"]["org.opencontainers.image.created"], "1970-01-01T00:00:01Z");
     assert_eq!(index(&out)["manifests"][0]["annotations"]["org.example.other"], "y");
     assert!(metadata["buildx.build.ref"].as_str().unwrap().split('/').count() == 3, "{text}");
+    // How it came to be, unless somebody wants to know more or less of that.
+    let definition = &metadata["buildx.build.provenance"]["buildDefinition"];
+    assert_eq!(definition["buildType"], "urn:wbuild:build:dockerfile:v1");
+    assert_eq!(definition["externalParameters"].get("dockerfileText"), None);
+    let with = |mode: &str| {
+        let context = project().env("BUILDX_METADATA_PROVENANCE", mode);
+        build(&context, &["--metadata-file", "../metadata.json"]);
+        let text = fs::read_to_string(context.folder().join("metadata.json")).unwrap();
+        serde_json::from_str::<Value>(&text).unwrap()
+    };
+    assert_eq!(with("disabled").get("buildx.build.provenance"), None);
+    let max = &with("max")["buildx.build.provenance"]["buildDefinition"];
+    assert!(max["externalParameters"]["dockerfileText"].is_string());
     // With -q the id alone, as docker has it.
     let quiet = context.run(&["build", "-q", "."]);
     assert_eq!((quiet.stderr.as_str(), quiet.code), ("", 0), "{quiet}");
     assert!(quiet.stdout.starts_with("sha256:") && quiet.stdout.lines().count() == 1);
+}
+
+/// An archive that is there and that nobody has touched stays; one that somebody did touch is written.
+#[test]
+fn an_archive_that_is_there_already_stays() {
+    use std::os::unix::fs::MetadataExt;
+    let context = project();
+    let at = |name: &str| context.folder().join(name);
+    let write = || {
+        let args = ["-t", "web:1", "-o", "type=oci,dest=../oci.tar", "-o", "type=docker,dest=../docker.tar"];
+        build(&context, &args);
+        ["oci.tar", "docker.tar"]
+            .map(|name| (fs::metadata(at(name)).unwrap().ino(), fs::read(at(name)).unwrap()))
+    };
+    let [(oci, bytes), (docker, _)] = write();
+    if fs::metadata(at("oci.tar")).unwrap().mtime_nsec() % 1_000_000_000 == 0 {
+        return skip("this file system keeps no fractions of seconds");
+    }
+    assert_eq!(write().map(|(inode, _)| inode), [oci, docker]);
+    // The same size, another byte.
+    let mut other = bytes.clone();
+    other[600] ^= 1;
+    fs::write(at("oci.tar"), other).unwrap();
+    let [(again, mended), (kept, _)] = write();
+    assert!(again != oci && mended == bytes && kept == docker);
+    // Another image in its place.
+    context.write("files/small", "other");
+    let [(_, changed), _] = write();
+    assert!(changed != bytes);
 }
 
 #[test]

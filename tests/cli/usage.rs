@@ -78,7 +78,7 @@ fn outputs() {
     exit 2
     -- stderr
     error: --output type=oci needs a dest
-    hint: for example type=oci,dest=image.tar or type=oci,dest=FOLDER,tar=false or type=local,dest=FOLDER
+    hint: for example type=oci,dest=FOLDER,tar=false
     ");
     assert_snapshot!(context.refused(&["image", "--output", "type=dokcer,dest=x.tar"]), @"
     exit 2

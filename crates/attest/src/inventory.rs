@@ -11,6 +11,8 @@ pub enum Ecosystem {
     Deb,
     /// npm's.
     Npm,
+    /// Those of rpm: Red Hat's, Fedora's, SUSE's, Amazon's.
+    Rpm,
     /// Nobody: a program that was put there.
     Generic,
 }
@@ -22,6 +24,7 @@ impl Ecosystem {
             Self::Apk => "apk",
             Self::Deb => "deb",
             Self::Npm => "npm",
+            Self::Rpm => "rpm",
             Self::Generic => "generic",
         }
     }

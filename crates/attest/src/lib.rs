@@ -1,7 +1,7 @@
 //! What is said about an image: which packages are in it (an SBOM), and how it came to be (provenance).
 //!
-//! - [`Inventory`]: packages, each with its purl, license, checksums and places. [`apk`], [`dpkg`] and [`npm`] read them
-//!   from the bytes of package databases, manifests and lockfiles.
+//! - [`Inventory`]: packages, each with its purl, license, checksums and places. [`apk`], [`dpkg`], [`rpm`] and [`npm`] read
+//!   them from the bytes of package databases, manifests and lockfiles.
 //! - [`Inventory::spdx`] and [`Inventory::cyclonedx`]: an inventory as SPDX 2.3 and as CycloneDX 1.6.
 //! - [`Provenance`]: SLSA v1.
 //! - [`statement`]: any of these as an in-toto statement about subjects.
@@ -25,7 +25,9 @@ mod os_release;
 mod provenance;
 mod purl;
 mod redact;
+pub mod rpm;
 mod spdx;
+mod sqlite;
 mod statement;
 
 pub use document::{About, SbomFormat};

@@ -41,7 +41,7 @@ pub use ast::{
 };
 pub use directive::{Directives, Syntax};
 pub use heredoc::Heredoc;
-pub use outline::{Outline, OutlineArg, outline};
+pub use outline::{Outline, OutlineArg, OutlineMount, outline};
 pub use parse::{Parsed, parse, parse_trigger};
 pub use scope::{
     Applied, BaseFacts, CONTROL_ARGS, Command, DEFAULT_PATH, Env, Epoch, FromLine, GlobalScope, InlineFile,

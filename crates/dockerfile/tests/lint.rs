@@ -411,8 +411,26 @@ fn ignored_files() {
 #[test]
 fn errors_are_told_apart_from_findings() {
     let report = Setup::new("FROM scratch AS Bad\nEXPOSE x\nEXPOSE y\nLABEL a=${b:?c}").run();
+    assert_eq!((report.findings.len(), report.errors.len()), (1, 3));
     // A variable that makes an instruction fail is undefined all the same.
-    assert_eq!((report.findings.len(), report.errors.len()), (2, 3));
+    let report = Setup::new("FROM scratch AS bad\nLABEL a=${b:?c}").run();
+    assert_eq!((report.findings.len(), report.errors.len()), (1, 1));
+}
+
+/// BuildKit stops at what makes no sense; what follows in the same stage, and in those on it, would be guesswork.
+#[test]
+fn behind_an_error_only_errors_are_told() {
+    let text = "FROM scratch AS a\nCMD echo hi\nEXPOSE foo/bar\nWORKDIR rel\nEXPOSE 1/x\nFROM a AS b\nWORKDIR rel\n\
+        FROM scratch AS c\nWORKDIR rel\n";
+    let report = Setup::new(text).run();
+    let lines: Vec<(&str, usize)> =
+        report.findings.iter().map(|finding| (finding.rule.name, finding.line)).collect();
+    assert_eq!(lines, [("JSONArgsRecommended", 2), ("WorkdirRelativePath", 9)]);
+    let errors: Vec<&str> = report.errors.iter().map(|error| error.message.as_str()).collect();
+    assert_eq!(
+        errors,
+        ["invalid port: \"foo/bar\": invalid proto: bar", "invalid port: \"1/x\": invalid proto: x"]
+    );
 }
 
 fn own(text: &str) -> Vec<(&'static str, usize)> {

@@ -73,7 +73,7 @@ pub use files::{FileError, Missing, UnpackError};
 pub use handlers::handlers;
 pub use images::{ImageLocation, LocationError};
 pub use native::NativeError;
-pub use outputs::{Existing, FilesOutput, FilesWritten, OutputError, check_files_folder};
+pub use outputs::{Dress, Existing, FilesOutput, FilesWritten, OutputError, check_files_folder};
 pub use plan::{OpenWorkspace, SpecChoice, find_workspace};
 pub use registries::{insecure_registry_client, registry_client};
 pub use remote::RemoteError;

@@ -321,14 +321,20 @@ impl Engine {
     pub(crate) fn git_source(&self, checkout: &GitCheckout) -> Result<Subtree, EngineError> {
         let following = self.remotes.following();
         let remote = GitRemote::parse(&checkout.remote).map_err(RemoteError::from)?;
-        // A commit that is named in full is what it is, wherever the reference points by now.
+        // A commit that is named in full is what it is, wherever the reference points by now. That it was this commit once
+        // must have been seen: else a wrong one would be an error on one machine and none on another.
         let pinned = checkout.checksum.as_deref().and_then(|sum| CommitId::parse(&sum.to_ascii_lowercase()));
-        if let Some(tree) =
-            pinned.and_then(|commit| self.known_checkout(checkout, &remote, &commit).transpose())
+        if let Some(commit) = &pinned
+            && self.store.record(&seen_key(checkout, &remote, commit))?.is_some()
+            && let Some(tree) = self.known_checkout(checkout, &remote, commit)?
         {
-            return tree;
+            return Ok(tree);
         }
         let resolved = self.resolve(checkout, &remote, &following)?;
+        if pinned.is_some() {
+            let seen = seen_key(checkout, &remote, &resolved.commit);
+            self.store.replace_record(&seen, &RecordMeta { refs: Vec::new() }, b"")?;
+        }
         let key = git_key(checkout, &remote, &resolved.commit);
         let _lock = self.store.lock(&key)?;
         if let Some(tree) = self.known_checkout(checkout, &remote, &resolved.commit)? {
@@ -469,6 +475,12 @@ fn git_key(checkout: &GitCheckout, remote: &GitRemote, commit: &CommitId) -> Dig
         "{GIT_RECORD}\0{address}\0{commit}\0{subdirectory}\0{keep_git_dir}\0{submodules}\0{commit_times}"
     );
     Digest::of(fields.as_bytes())
+}
+
+/// What tells that a reference was this commit.
+fn seen_key(checkout: &GitCheckout, remote: &GitRemote, commit: &CommitId) -> Digest {
+    let (address, commit) = (remote.address(), commit.as_str());
+    Digest::of(format!("{GIT_RECORD}\0{address}\0{commit}\0was\0{}", checkout.reference).as_bytes())
 }
 
 #[cfg(test)]

@@ -1,3 +1,4 @@
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
@@ -6,6 +7,7 @@ use tar::{EntryType, Header};
 use wbuild_oci::{Digest, to_canonical_json};
 
 use crate::export::{BlobFiles, Export, ExportError, INDEX_FILE, LAYOUT_FILE, LAYOUT_VERSION, Listed};
+use crate::foreseen::Foreseen;
 use crate::layout::{CopyError, copy};
 use crate::output_file::OutputFile;
 use crate::verified::VerifiedReader;
@@ -22,6 +24,15 @@ pub enum ArchiveFormat {
 /// Times of the archive's own entries: the normal time of everything that is written here.
 const MTIME: u64 = 1;
 
+/// The version of how archives are written; another one when their bytes change.
+const FORM: &[u8] = b"archive/1";
+
+/// Tar's unit.
+const BLOCK: u64 = 512;
+
+/// The zeros at the end, in bytes.
+const END: usize = 1024;
+
 /// Writes a layout as a tar. Its entries come in order of names, as containerd writes them, with fixed owners, modes and
 /// times: equal exports give equal bytes. Layers are verified while they are copied.
 ///
@@ -34,35 +45,28 @@ pub fn write_archive(
     out: impl Write,
 ) -> Result<(), ExportError> {
     let mut tar = Tar { out };
-    tar.folder("blobs/")?;
-    tar.folder("blobs/sha256/")?;
-    let mut all: Vec<&Digest> = export.documents.keys().chain(export.layers.keys()).collect();
-    all.sort();
-    for digest in all {
-        let name = blob_path(digest);
-        if let Some(bytes) = export.documents.get(digest) {
-            tar.file(&name, bytes)?;
-        } else if let Some(layer) = export.layers.get(digest) {
-            let unreadable = |source| ExportError::Blob { digest: layer.digest, source };
-            let file = blobs.blob(digest).and_then(File::open).map_err(unreadable)?;
-            tar.header(&name, EntryType::Regular, layer.size)?;
-            let mut reader = VerifiedReader::new(file, layer.digest, layer.size);
-            copy(&mut reader, &mut tar.out).map_err(|error| match error {
-                CopyError::Read(source) => unreadable(source),
-                CopyError::Write(source) => ExportError::Archive(source),
-            })?;
-            tar.pad(layer.size)?;
+    for (name, content) in entries(export, format)? {
+        match content {
+            Content::Folder => tar.folder(&name)?,
+            Content::Bytes(bytes) => tar.file(&name, &bytes)?,
+            Content::Blob { digest, size } => {
+                let unreadable = |source| ExportError::Blob { digest, source };
+                let file = blobs.blob(&digest).and_then(File::open).map_err(unreadable)?;
+                tar.header(&name, EntryType::Regular, size)?;
+                let mut reader = VerifiedReader::new(file, digest, size);
+                copy(&mut reader, &mut tar.out).map_err(|error| match error {
+                    CopyError::Read(source) => unreadable(source),
+                    CopyError::Write(source) => ExportError::Archive(source),
+                })?;
+                tar.pad(size)?;
+            }
         }
     }
-    tar.file(INDEX_FILE, &export.index_json(Listed::Never)?)?;
-    if format == ArchiveFormat::Docker {
-        tar.file("manifest.json", &docker_manifest(export)?)?;
-    }
-    tar.file(LAYOUT_FILE, LAYOUT_VERSION)?;
-    tar.out.write_all(&[0; 1024]).and_then(|()| tar.out.flush()).map_err(ExportError::Archive)
+    tar.out.write_all(&[0; END]).and_then(|()| tar.out.flush()).map_err(ExportError::Archive)
 }
 
-/// As [`write_archive`], into a file that appears only when it is complete.
+/// As [`write_archive`], into a file that appears only when it is complete. One that is there already, and that nobody has
+/// touched, stays ([`Foreseen`]).
 ///
 /// # Errors
 /// As there, and when the file cannot be made.
@@ -76,9 +80,72 @@ pub fn write_archive_file(
         let path = path.to_owned();
         move |source| ExportError::Write { what, path, source }
     };
+    let foreseen = foreseen(export, format)?;
+    if foreseen.is_at(path) {
+        return Ok(());
+    }
     let mut file = OutputFile::create(path).map_err(failed("make"))?;
     write_archive(export, format, blobs, BufWriter::with_capacity(256 << 10, &mut file))?;
+    file.note(foreseen).map_err(failed("set the time of"))?;
     file.commit().map_err(failed("replace"))
+}
+
+/// What an entry of an archive is.
+enum Content<'a> {
+    Folder,
+    Bytes(Cow<'a, [u8]>),
+    Blob { digest: Digest, size: u64 },
+}
+
+impl Content<'_> {
+    const fn size(&self) -> u64 {
+        match self {
+            Self::Folder => 0,
+            Self::Bytes(bytes) => match bytes {
+                Cow::Borrowed(bytes) => bytes.len() as u64,
+                Cow::Owned(bytes) => bytes.len() as u64,
+            },
+            Self::Blob { size, .. } => *size,
+        }
+    }
+}
+
+/// The entries of an archive, in their order.
+fn entries(export: &Export, format: ArchiveFormat) -> Result<Vec<(String, Content<'_>)>, ExportError> {
+    let mut entries =
+        vec![("blobs/".to_owned(), Content::Folder), ("blobs/sha256/".to_owned(), Content::Folder)];
+    let mut all: Vec<&Digest> = export.documents.keys().chain(export.layers.keys()).collect();
+    all.sort();
+    for digest in all {
+        let content = match (export.documents.get(digest), export.layers.get(digest)) {
+            (Some(bytes), _) => Content::Bytes(Cow::Borrowed(bytes)),
+            (None, Some(layer)) => Content::Blob { digest: layer.digest, size: layer.size },
+            (None, None) => continue,
+        };
+        entries.push((blob_path(digest), content));
+    }
+    let owned = |bytes: Vec<u8>| Content::Bytes(Cow::Owned(bytes));
+    entries.push((INDEX_FILE.to_owned(), owned(export.index_json(Listed::Never)?)));
+    if format == ArchiveFormat::Docker {
+        entries.push(("manifest.json".to_owned(), owned(docker_manifest(export)?)));
+    }
+    entries.push((LAYOUT_FILE.to_owned(), Content::Bytes(Cow::Borrowed(LAYOUT_VERSION))));
+    Ok(entries)
+}
+
+/// What an archive will be. Blobs count by their digests, in their names.
+fn foreseen(export: &Export, format: ArchiveFormat) -> Result<Foreseen, ExportError> {
+    let entries = entries(export, format)?;
+    let size = entries.iter().map(|(_, content)| BLOCK + content.size().next_multiple_of(BLOCK)).sum::<u64>();
+    let mut parts = vec![FORM];
+    for (name, content) in &entries {
+        parts.push(name.as_bytes());
+        parts.push(match content {
+            Content::Bytes(bytes) => bytes,
+            Content::Folder | Content::Blob { .. } => &[],
+        });
+    }
+    Ok(Foreseen::new(parts, Some(size + END as u64)))
 }
 
 fn blob_path(digest: &Digest) -> String {
@@ -126,7 +193,7 @@ impl<W: Write> Tar<W> {
     }
 
     fn pad(&mut self, size: u64) -> Result<(), ExportError> {
-        let padding = (512 - size % 512) % 512;
+        let padding = size.next_multiple_of(BLOCK) - size;
         io::copy(&mut io::Read::take(io::repeat(0), padding), &mut self.out).map_err(ExportError::Archive)?;
         Ok(())
     }

@@ -19,6 +19,7 @@ mod attach;
 mod collect;
 mod export;
 mod find;
+mod foreseen;
 mod layout;
 mod open;
 mod others;
@@ -38,6 +39,7 @@ pub use attach::{
 pub use collect::{ImageParts, collect_image};
 pub use export::{BlobFiles, Export, ExportError};
 pub use find::{BaseImage, Documents, ImageError, find_image, read_document};
+pub use foreseen::Foreseen;
 pub use layout::{LayoutChanges, check_layout_folder, write_layout};
 pub use open::{LayoutError, OciLayout, Select};
 pub use others::Others;

@@ -8,6 +8,8 @@ use std::sync::{Mutex, PoisonError};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, open};
 use rustix::io::Errno;
 
+use crate::foreseen::Foreseen;
+
 /// Files that are being written by this process.
 static PARTIAL: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
@@ -82,6 +84,18 @@ impl OutputFile {
             output.file.set_permissions(meta.permissions())?;
         }
         Ok(output)
+    }
+
+    /// It is what was foreseen; to be called when everything is in it.
+    ///
+    /// # Errors
+    /// When that cannot be noted.
+    pub fn note(&self, foreseen: Foreseen) -> io::Result<()> {
+        match self.replaces {
+            Some(_) => foreseen.note(&self.file),
+            // A pipe or a device has no time of its own.
+            None => Ok(()),
+        }
     }
 
     /// It is complete: it takes its place.

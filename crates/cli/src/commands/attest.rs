@@ -244,24 +244,29 @@ impl Attestor<'_> {
         if self.requests.list.iter().any(|request| matches!(request.kind, Kind::Sbom(_))) {
             findings.inventory = self.engine.inventory(self.target, snapshot, &self.facts.locked)?;
         }
-        let facts = &self.facts;
         for (mode, place) in [Mode::Min, Mode::Max].into_iter().zip(&mut findings.provenance) {
             let of_mode = |request: &Request| matches!(&request.kind, Kind::Provenance { mode: wanted, .. } if *wanted == mode);
             if !self.requests.list.iter().any(of_mode) {
                 continue;
             }
-            let options = ProvenanceOptions {
-                mode,
-                build_type: facts.build_type.to_owned(),
-                version: VERSION.to_owned(),
-                parameters: facts.parameters.clone(),
-                build_args: facts.build_args.clone(),
-                typed: facts.typed.clone(),
-                dependencies: facts.dependencies.clone(),
-            };
-            *place = self.engine.provenance(self.definition, self.target, solution, &options)?.predicate();
+            *place = self.predicate(solution, mode)?;
         }
         Ok(findings)
+    }
+
+    /// How a solved target came to be.
+    pub(crate) fn predicate(&self, solution: &Solution, mode: Mode) -> Result<Value, EngineError> {
+        let facts = &self.facts;
+        let options = ProvenanceOptions {
+            mode,
+            build_type: facts.build_type.to_owned(),
+            version: VERSION.to_owned(),
+            parameters: facts.parameters.clone(),
+            build_args: facts.build_args.clone(),
+            typed: facts.typed.clone(),
+            dependencies: facts.dependencies.clone(),
+        };
+        Ok(self.engine.provenance(self.definition, self.target, solution, &options)?.predicate())
     }
 
     /// Lets what is to travel with images travel with this one.
@@ -298,22 +303,24 @@ impl Attestor<'_> {
         Ok(())
     }
 
-    /// Writes what is to travel into a folder of files, as `docker buildx` does: statements about each of the files.
-    pub(crate) fn write_beside(
+    /// What is to travel with files, as `docker buildx` does it: statements about each of them, by the name of a file.
+    pub(crate) fn beside(
         &self,
         findings: &Findings,
-        folder: &Path,
         snapshot: &Snapshot,
-    ) -> Result<(), EngineError> {
+    ) -> Result<Vec<(&'static str, Vec<u8>)>, EngineError> {
         if !self.requests.travel() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let subjects = self.engine.file_subjects(snapshot)?;
-        for Request { kind, .. } in self.requests.list.iter().filter(|request| request.dest.is_none()) {
+        let travelling = self.requests.list.iter().filter(|request| request.dest.is_none());
+        let documents = travelling.map(|Request { kind, .. }| {
             let document = self.document(findings, kind, None);
-            put(&folder.join(kind.file_name()), &statement(&subjects, kind.predicate_type(), &document))?;
-        }
-        Ok(())
+            let mut bytes = json(&statement(&subjects, kind.predicate_type(), &document))?;
+            bytes.push(b'\n');
+            Ok((kind.file_name(), bytes))
+        });
+        documents.collect()
     }
 
     fn name(&self) -> String {

@@ -24,9 +24,9 @@ use super::pinned::Lock;
 use super::request::{any_platform, budget, build_args, jobs, labels, secrets, sharing};
 use super::result::Job;
 use super::timestamp::{Sources, created};
-use super::{Failure, Session, WriteError, examples, print};
+use super::{Failure, Session, examples, print};
 use crate::args::ImageArgs;
-use crate::progress::{Clock, Progress, ProgressMode, Terminal};
+use crate::progress::{ProgressMode, Terminal};
 use crate::render::render_diagnostics;
 
 /// As pnpm calls it.
@@ -51,8 +51,9 @@ pub(crate) fn run(args: &ImageArgs, session: &Session) -> Result<(), Failure> {
     if args.print_spec {
         return print(&spec.print());
     }
+    let wants_facts = !requests.is_empty() || args.output.metadata_file.is_some();
     let Planned { engine, definition, warnings, notes, mut said, lockfiles } =
-        plan(args, &build_args, engine, workspace, &spec, &platform, !requests.is_empty())?;
+        plan(args, &build_args, engine, workspace, &spec, &platform, wants_facts)?;
     let name = args.target.clone().unwrap_or_else(|| definition.default_target.clone());
     let target = definition.target(&name).map_err(|error| match error {
         NoTarget::Unknown(error) => Failure::Usage { message: error.to_string(), hints: error.hints() },
@@ -64,10 +65,8 @@ pub(crate) fn run(args: &ImageArgs, session: &Session) -> Result<(), Failure> {
     outputs.check(&args.output, session)?;
     requests.check()?;
 
-    let terminal = Terminal::stderr();
     let mode = args.progress.mode();
-    let progress = Progress::new(mode, std::io::stderr(), &terminal, Clock::start())
-        .map_err(|source| Failure::new(WriteError { path: "standard error".into(), source }))?;
+    let progress = session.progress(mode)?;
     notes.into_iter().for_each(|note| progress.note(note));
     for diagnostic in warnings.iter().chain(&definition.warnings) {
         match mode {
@@ -75,7 +74,8 @@ pub(crate) fn run(args: &ImageArgs, session: &Session) -> Result<(), Failure> {
             ProgressMode::Json | ProgressMode::Quiet => {
                 said.push(Warning { message: diagnostic.to_string(), hints: diagnostic.hints() });
             }
-            _ => progress.note(render_diagnostics(std::slice::from_ref(diagnostic), &terminal.theme())),
+            _ => progress
+                .note(render_diagnostics(std::slice::from_ref(diagnostic), &Terminal::stderr().theme())),
         }
     }
     let options = SolveOptions {

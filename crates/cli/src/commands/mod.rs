@@ -26,7 +26,7 @@ use wbuild_tree::EntryPath;
 
 use crate::args::AppArgs;
 use crate::exit;
-use crate::progress::{Progress, ProgressMode};
+use crate::progress::{Clock, LIMIT_VARIABLE, LogLimit, Progress, ProgressMode, Terminal};
 use crate::render::{Theme, escape_bytes, render_diagnostics, render_error};
 
 /// Why a command did not do what was asked: what is rendered, and the exit code.
@@ -144,6 +144,13 @@ pub(crate) struct Session {
 }
 
 impl Session {
+    /// Begins the view of a build, on standard error.
+    pub(crate) fn progress(&self, mode: ProgressMode) -> Result<Progress, Failure> {
+        let limit = LogLimit::parse((self.variable)(LIMIT_VARIABLE).as_deref());
+        Progress::limited(mode, std::io::stderr(), &Terminal::stderr(), Clock::start(), limit)
+            .map_err(|source| Failure::new(WriteError { path: "standard error".into(), source }))
+    }
+
     /// What commands open a session with that build nothing.
     pub(crate) fn plain_options(&self, home: Option<&PathBuf>) -> Result<wbuild_engine::Options, Failure> {
         Ok(wbuild_engine::Options {

@@ -1,7 +1,8 @@
 //! Views of a build while it runs.
 //!
 //! [`Progress`] takes the [`Event`] stream from any thread and hands it, in the order of arrival, to one thread that
-//! owns the output. Nothing is dropped: when the output is slower than the build, the build waits. The views:
+//! owns the output. When the output is slower than the build, the build waits; nothing is dropped but what a step logs beyond
+//! [`LogLimit`]. The views:
 //!
 //! - *tty*: a few live lines at the bottom of the terminal, finished steps as permanent lines above them;
 //! - *plain*: every log line behind its step's number, for CI logs;
@@ -11,6 +12,7 @@
 //! Text from outside (step names, logs, file names) is encoded before it is written; see
 //! [`render`](crate::render).
 
+mod clip;
 mod clock;
 mod ending;
 mod json;
@@ -33,11 +35,13 @@ use std::time::Duration;
 
 use wbuild_report::{Event, EventSink};
 
+pub use clip::{LIMIT_VARIABLE, LogLimit};
 pub use clock::Clock;
 pub use mode::{ProgressMode, UnknownProgressMode};
 pub use summary::Summary;
 pub use terminal::{Reach, Terminal, WindowSize};
 
+use clip::Clip;
 use output::Output;
 
 /// Events that may wait for the output. A full queue makes steps wait instead of the memory grow: at 64 KiB a chunk
@@ -98,12 +102,28 @@ impl Progress {
         terminal: &Terminal,
         clock: Clock,
     ) -> io::Result<Self> {
+        Self::limited(mode, err, terminal, clock, LogLimit::default())
+    }
+
+    /// As [`new`](Self::new), with another limit to what is shown of a step's log.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn limited(
+        mode: ProgressMode,
+        err: impl Write + Send + 'static,
+        terminal: &Terminal,
+        clock: Clock,
+        limit: LogLimit,
+    ) -> io::Result<Self> {
+        let mut clip = Clip::new(limit);
         let mut view = view(mode, Output::new(err), terminal);
         let (queue, messages) = sync_channel(QUEUE);
         let ticks = clock.clone();
         let thread = std::thread::Builder::new()
             .name("progress".to_owned())
-            .spawn(move || show(view.as_mut(), &messages, &ticks))?;
+            .spawn(move || show(view.as_mut(), &mut clip, &messages, &ticks))?;
         Ok(Self { queue, clock, thread: Some(thread) })
     }
 
@@ -165,7 +185,7 @@ fn view(mode: ProgressMode, output: Output, terminal: &Terminal) -> Box<dyn View
     }
 }
 
-fn show(view: &mut dyn View, messages: &Receiver<Message>, clock: &Clock) -> Summary {
+fn show(view: &mut dyn View, clip: &mut Clip, messages: &Receiver<Message>, clock: &Clock) -> Summary {
     // Senders read the clock before they queue, so stamps of two threads may arrive a little out of order.
     let mut latest = Duration::ZERO;
     loop {
@@ -178,7 +198,7 @@ fn show(view: &mut dyn View, messages: &Receiver<Message>, clock: &Clock) -> Sum
             match message {
                 Message::Event(at, event) => {
                     latest = latest.max(at);
-                    view.event(latest, event);
+                    clip.pass(event, |event| view.event(latest, event));
                 }
                 Message::Note(at, text) => {
                     latest = latest.max(at);

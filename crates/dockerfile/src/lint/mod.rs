@@ -190,6 +190,15 @@ impl Findings<'_> {
         self.list.push(Finding { rule, detail: shortened(detail), line: at.line, span: at.span, hints });
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    /// Forgets all but the first ones.
+    pub(crate) fn truncate(&mut self, len: usize) {
+        self.list.truncate(len);
+    }
+
     /// Whether there is room for more.
     pub(crate) fn is_full(&self) -> bool {
         self.list.len() >= MAX_FINDINGS

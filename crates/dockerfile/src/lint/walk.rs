@@ -29,6 +29,8 @@ pub(super) struct State {
     workdir_set: bool,
     triggers: Vec<String>,
     pub(super) facts: Facts,
+    /// An instruction made no sense: BuildKit stops there, and what follows may look wrong because of it.
+    failed: bool,
 }
 
 /// Where the last CMD, ENTRYPOINT and HEALTHCHECK of a stage stand.
@@ -95,7 +97,7 @@ pub(super) fn check(
                 At { line: instruction.lines.first, span: instruction.span, comments: &instruction.comments };
             walk.instruction(instruction, at);
         }
-        if lint.own_rules {
+        if lint.own_rules && !state.failed {
             own::at_end(stage, &mut state, target == Some(stage.index), findings);
         }
         states.push(Some(state));
@@ -135,6 +137,7 @@ impl State {
             workdir_set: false,
             triggers: base.onbuild,
             facts: Facts::of_base(known, base.user, base.healthcheck),
+            failed: false,
         }
     }
 }
@@ -158,12 +161,25 @@ impl Walk<'_, '_> {
                     let at = At { line: stage.lines.first, span: stage.span, comments: &[] };
                     self.instruction(&instruction, at);
                 }
-                Err(problems) => self.errors.extend(problems),
+                Err(problems) => {
+                    self.errors.extend(problems);
+                    self.state.failed = true;
+                }
             }
         }
     }
 
+    /// One instruction; behind one that made no sense, further errors are told, and nothing else.
     fn instruction(&mut self, instruction: &Instruction, at: At<'_>) {
+        let (found, errors) = (self.findings.len(), self.errors.len());
+        self.look(instruction, at);
+        if self.state.failed {
+            self.findings.truncate(found);
+        }
+        self.state.failed |= self.errors.len() > errors;
+    }
+
+    fn look(&mut self, instruction: &Instruction, at: At<'_>) {
         let before = self.state.scope.workdir().to_owned();
         let applied = self.state.scope.apply_noting(instruction);
         // Spans of a trigger point into the image's text, not into this file.

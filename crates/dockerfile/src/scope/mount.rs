@@ -286,6 +286,10 @@ impl Fields {
                 "only cache mounts are shared; remove it",
             ));
         }
+        // BuildKit mounts it and then looks for the source in it, which is not there: the step fails.
+        if kind == "tmpfs" && !matches!(cleaned(&self.source).as_str(), "" | "." | "/") {
+            return refuse("a tmpfs mount has no source", "it is empty at first; remove `source`");
+        }
         if kind == "ssh" && !self.source.is_empty() {
             return refuse("ssh does not support source", "write `id=…` to name an agent");
         }
@@ -424,6 +428,7 @@ mod tests {
                 "unsupported sharing value \"lock\" (did you mean locked?)",
             ),
             ("type=secret,id=a,from=b", "secret mount should not have a from"),
+            ("type=tmpfs,source=/x,target=/t", "a tmpfs mount has no source"),
             ("type=secret", "invalid secret mount. one of source, target required"),
             ("type=secret,id=a,source=b", "both source and id can't be set"),
             ("type=ssh,source=b", "ssh does not support source"),

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use wbuild_attest::npm::{self, Locked, Locks};
 use wbuild_attest::{
-    Algorithm, Checksum, Ecosystem, Inventory, OsRelease, Package, Presence, Subject, apk, dpkg,
+    Algorithm, Checksum, Ecosystem, Inventory, OsRelease, Package, Presence, Subject, apk, dpkg, rpm,
 };
 use wbuild_frontend::Target;
 use wbuild_graph::{DeltaId, Snapshot};
@@ -17,24 +17,14 @@ use wbuild_workspace::Lockfile;
 use crate::error::EngineError;
 use crate::worker::Engine;
 
-/// Databases and lockfiles of the largest repositories have some megabytes.
-const MAX_DATABASE: u64 = 64 << 20;
+/// Databases and lockfiles of the largest repositories have some megabytes; rpm's, of a system with everything, a hundred.
+const MAX_DATABASE: u64 = 128 << 20;
 
 /// Manifests are written by people, or nearly.
 const MAX_MANIFEST: u64 = 4 << 20;
 
 /// Where systems say what they are, in the order of os-release(5).
 const OS_RELEASE: [&str; 2] = ["etc/os-release", "usr/lib/os-release"];
-
-/// Where a database of rpm can be.
-const RPM: [&str; 6] = [
-    "var/lib/rpm/rpmdb.sqlite",
-    "var/lib/rpm/Packages.db",
-    "var/lib/rpm/Packages",
-    "usr/lib/sysimage/rpm/rpmdb.sqlite",
-    "usr/lib/sysimage/rpm/Packages.db",
-    "usr/lib/sysimage/rpm/Packages",
-];
 
 /// What Node.js installs beside its program and says its version.
 const NODE_HEADER: &str = "usr/local/include/node/node_version.h";
@@ -182,14 +172,42 @@ impl Engine {
         if !packages.is_empty() {
             inventory.notes.insert("licenses of Debian packages are not read: they are prose".to_owned());
         }
-        for place in RPM {
-            if lookup(&self.trees(), &root.tree, &path(place))?.is_some() {
+        packages.extend(self.rpm_packages(root, &os, inventory)?);
+        Ok(packages)
+    }
+
+    /// Packages of the first database of rpm that is there.
+    fn rpm_packages(
+        &self,
+        root: &Root,
+        os: &OsRelease,
+        inventory: &mut Inventory,
+    ) -> Result<Vec<Package>, EngineError> {
+        let trees = self.trees();
+        for (kind, folder) in
+            rpm::Kind::ALL.into_iter().flat_map(|kind| rpm::FOLDERS.map(|folder| (kind, folder)))
+        {
+            let place = format!("{folder}/{}", kind.file_name());
+            if kind == rpm::Kind::BerkeleyDb {
+                if lookup(&trees, &root.tree, &path(&place))?.is_some() {
+                    inventory.notes.insert(format!(
+                        "the packages of rpm are missing here: /{place} is a database of Berkeley DB, which is not read"
+                    ));
+                }
+                continue;
+            }
+            let Some(database) = self.read(root, &path(&place), MAX_DATABASE, inventory)? else { continue };
+            let log = format!("{place}{}", rpm::LOG_SUFFIX);
+            let log = self.read(root, &path(&log), MAX_DATABASE, inventory)?.unwrap_or_default();
+            let read = rpm::packages(kind, &database, &log, os, &place);
+            if read.damaged {
                 inventory.notes.insert(format!(
-                    "the packages of rpm are missing here: its database /{place} is not read"
+                    "packages of rpm may be missing here: not all of its database /{place} makes sense"
                 ));
             }
+            return Ok(read.packages);
         }
-        Ok(packages)
+        Ok(Vec::new())
     }
 
     /// Node.js where no package manager put it: as its own archive unpacks it, and as the official images have it.

@@ -79,7 +79,7 @@ fn what_is_not_read_is_noted() {
             "/a/node_modules/b/package.json is no manifest",
             "/pnpm-lock.yaml is no lockfile that can be read",
             "/usr/local/bin/node is there, and nothing says which version it is",
-            "the packages of rpm are missing here: its database /usr/lib/sysimage/rpm/rpmdb.sqlite is not read",
+            "packages of rpm may be missing here: not all of its database /usr/lib/sysimage/rpm/rpmdb.sqlite makes sense",
         ]
     );
 }

@@ -2,14 +2,16 @@
 
 mod folder;
 
+use std::collections::BTreeMap;
+use std::fs;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use wbuild_graph::Snapshot;
-use wbuild_image::OutputFile;
+use wbuild_image::{Foreseen, OutputFile};
 use wbuild_layer::{Compression, Recipe, Times, WriteError, write_layer};
 use wbuild_report::Hint;
-use wbuild_tree::{EntryPath, Subtree};
+use wbuild_tree::{Directory, Entry, EntryPath, Meta, Name, Node, PathError, Subtree};
 
 use crate::error::EngineError;
 use crate::export::StoreBlobs;
@@ -42,6 +44,24 @@ pub enum FilesOutput<'a> {
     Tar(&'a Path),
 }
 
+/// What files are given that no step has made.
+#[derive(Debug)]
+pub struct Dress<'a> {
+    /// Their times.
+    pub times: Times,
+    /// A directory around everything, documents included.
+    pub folder: Option<Name>,
+    /// Documents beside them, by name; they stand in for files that are called the same.
+    pub documents: &'a [(Name, Vec<u8>)],
+}
+
+impl Dress<'_> {
+    /// Nothing but times.
+    pub const fn plain(times: Times) -> Self {
+        Self { times, folder: None, documents: &[] }
+    }
+}
+
 /// What was written.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FilesWritten {
@@ -71,6 +91,9 @@ pub enum OutputError {
     /// The tar.
     #[error("cannot write the tar")]
     Tar(#[from] WriteError),
+    /// A document, or the folder around everything, has a name that no file has.
+    #[error("cannot name a file of the output")]
+    Name(#[from] PathError),
     /// The operating system refused.
     #[error("cannot {action} `{}`", path.display())]
     Io {
@@ -110,7 +133,7 @@ impl Hint for OutputError {
             Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 vec!["make room, or name a folder on a larger disk".to_owned()]
             }
-            Self::Io { .. } => Vec::new(),
+            Self::Io { .. } | Self::Name(_) => Vec::new(),
         }
     }
 }
@@ -123,20 +146,27 @@ impl Engine {
     pub fn write_files(
         &self,
         snapshot: &Snapshot,
-        times: Times,
+        dress: &Dress<'_>,
         output: &FilesOutput<'_>,
     ) -> Result<FilesWritten, EngineError> {
-        let tree = self.merged(snapshot)?;
+        let tree = self.dressed(snapshot, dress)?;
+        let times = dress.times;
         match output {
             FilesOutput::Folder { path, existing } => {
                 write_folder(&self.store, &tree, times, path, *existing)
             }
             FilesOutput::Tar(path) => {
+                let foreseen = foreseen(&tree, times);
+                if foreseen.is_at(path) {
+                    let bytes = fs::metadata(path).map_err(io_error("read", path))?.len();
+                    return Ok(FilesWritten { entries: tree.entries(), bytes, skipped: Vec::new() });
+                }
                 let mut out = OutputFile::create(path).map_err(io_error("create", path))?;
                 let mut buffered = BufWriter::with_capacity(256 << 10, &mut out);
                 let written = self.tar(&tree, times, &mut buffered)?;
                 buffered.flush().map_err(io_error("write", path))?;
                 drop(buffered);
+                out.note(foreseen).map_err(io_error("set the time of", path))?;
                 out.commit().map_err(io_error("replace", path))?;
                 Ok(written)
             }
@@ -150,11 +180,30 @@ impl Engine {
     pub fn write_tar(
         &self,
         snapshot: &Snapshot,
-        times: Times,
+        dress: &Dress<'_>,
         out: &mut dyn Write,
     ) -> Result<FilesWritten, EngineError> {
-        let tree = self.merged(snapshot)?;
-        self.tar(&tree, times, out)
+        let tree = self.dressed(snapshot, dress)?;
+        self.tar(&tree, dress.times, out)
+    }
+
+    /// All files of a snapshot, and what they are given besides.
+    fn dressed(&self, snapshot: &Snapshot, dress: &Dress<'_>) -> Result<Subtree, EngineError> {
+        let merged = self.merged(snapshot)?;
+        let mut directory = merged.open(&self.trees())?.as_ref().clone();
+        for (name, bytes) in dress.documents {
+            let content = self.store.put_bytes(bytes)?;
+            let node = Node::File { content, size: bytes.len() as u64, link: None };
+            directory.entries.insert(name.clone(), Entry { meta: Meta::new(0o644), node });
+        }
+        let tree = if dress.documents.is_empty() { merged } else { Subtree::new(directory) };
+        Ok(match &dress.folder {
+            Some(folder) => {
+                let entry = Entry::directory(Meta::new(0o755), tree);
+                Subtree::new(Directory { entries: BTreeMap::from([(folder.clone(), entry)]) })
+            }
+            None => tree,
+        })
     }
 
     fn tar(&self, tree: &Subtree, times: Times, out: &mut dyn Write) -> Result<FilesWritten, EngineError> {
@@ -163,6 +212,15 @@ impl Engine {
         let layer = written.map_err(OutputError::Tar)?;
         Ok(FilesWritten { entries: tree.entries(), bytes: layer.size, skipped: Vec::new() })
     }
+}
+
+/// What a tar will be: the version is to be raised when its bytes change.
+fn foreseen(tree: &Subtree, times: Times) -> Foreseen {
+    let times = match times {
+        Times::Keep => "keep".to_owned(),
+        Times::Fixed(seconds) => seconds.to_string(),
+    };
+    Foreseen::new([b"tar/1".as_slice(), tree.digest().to_string().as_bytes(), times.as_bytes()], None)
 }
 
 #[cfg(test)]

@@ -44,7 +44,11 @@ impl World {
 
     fn write(&self, snapshot: &Snapshot, existing: Existing) -> Result<FilesWritten, EngineError> {
         let path = self.path("out");
-        self.engine.write_files(snapshot, Times::Keep, &FilesOutput::Folder { path: &path, existing })
+        self.engine.write_files(
+            snapshot,
+            &Dress::plain(Times::Keep),
+            &FilesOutput::Folder { path: &path, existing },
+        )
     }
 
     fn read(&self, name: &str) -> String {
@@ -93,7 +97,7 @@ fn files_have_their_modes_times_links_and_our_owner() {
     assert_eq!(world.write(&snapshot, Existing::Keep).unwrap(), written);
     assert_eq!((meta("a").ino(), meta("a").nlink()), (meta("z").ino(), 2));
     let fixed = FilesOutput::Folder { path: &world.path("fixed"), existing: Existing::Keep };
-    world.engine.write_files(&snapshot, Times::Fixed(7), &fixed).unwrap();
+    world.engine.write_files(&snapshot, &Dress::plain(Times::Fixed(7)), &fixed).unwrap();
     assert_eq!(world.path("fixed/locked").metadata().unwrap().mtime(), 7);
 }
 
@@ -125,7 +129,7 @@ fn the_machines_own_root_is_no_output() {
     let snapshot = world.snapshot(vec![]);
     for path in [Path::new("/"), Path::new("/tmp/.."), &world.path("link")] {
         let root = FilesOutput::Folder { path, existing: Existing::Keep };
-        let error = world.engine.write_files(&snapshot, Times::Keep, &root).unwrap_err();
+        let error = world.engine.write_files(&snapshot, &Dress::plain(Times::Keep), &root).unwrap_err();
         let message =
             format!("`{}` is the root of this machine, and no output is written there", path.display());
         assert_eq!(error.to_string(), message);
@@ -213,10 +217,13 @@ fn a_tar_is_the_same_every_time_and_appears_when_it_is_whole() {
     let snapshot = world.snapshot(files());
     let path = world.path("root.tar");
     fs::write(&path, "old").unwrap();
-    let written = world.engine.write_files(&snapshot, Times::Fixed(1), &FilesOutput::Tar(&path)).unwrap();
+    let written = world
+        .engine
+        .write_files(&snapshot, &Dress::plain(Times::Fixed(1)), &FilesOutput::Tar(&path))
+        .unwrap();
     assert_eq!(written.entries, 3);
     let mut again = Vec::new();
-    world.engine.write_tar(&snapshot, Times::Fixed(1), &mut again).unwrap();
+    world.engine.write_tar(&snapshot, &Dress::plain(Times::Fixed(1)), &mut again).unwrap();
     assert!(fs::read(&path).unwrap() == again);
     let mut archive = tar::Archive::new(&again[..]);
     let entries: Vec<String> = archive
@@ -231,7 +238,8 @@ fn a_tar_is_the_same_every_time_and_appears_when_it_is_whole() {
         .collect();
     assert_eq!(entries, ["dir/ 755 0 1", "dir/f 4755 12 1", "link 777 0 1"]);
     let bad = world.snapshot(vec![("ok", world.file("x", 0o644)), (".wh.x", world.file("x", 0o644))]);
-    let error = world.engine.write_files(&bad, Times::Keep, &FilesOutput::Tar(&path)).unwrap_err();
+    let error =
+        world.engine.write_files(&bad, &Dress::plain(Times::Keep), &FilesOutput::Tar(&path)).unwrap_err();
     assert_eq!(error.to_string(), "cannot write the tar");
     assert!(fs::read(&path).unwrap() == again);
     assert_eq!(fs::read_dir(world.folder.path()).unwrap().count(), 2);

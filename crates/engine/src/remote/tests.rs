@@ -202,6 +202,26 @@ fn a_checkout_is_fetched_once_for_each_commit() {
     assert_ne!(tree("two"), first);
 }
 
+/// What is known from elsewhere does not make a wrong checksum right.
+#[test]
+fn a_known_commit_is_not_what_another_reference_is() {
+    let Some(repository) = Repository::new() else { return };
+    let home = tempfile::tempdir().unwrap();
+    let commit = repository.git(&["rev-parse", "HEAD"]);
+    repository.git(&["branch", "old"]);
+    repository.commit("two");
+    let server = repository.serve();
+    let of = |reference: &str| GitCheckout {
+        checksum: Some(commit.clone()),
+        reference: reference.to_owned(),
+        ..checkout(&server)
+    };
+    let engine = engine(home.path(), &[]);
+    engine.git_source(&of("old")).unwrap();
+    let error = engine.git_source(&of("main")).unwrap_err().to_string();
+    assert!(error.contains(&format!("{commit} is expected")), "{error}");
+}
+
 #[test]
 fn a_commit_that_is_known_needs_no_network() {
     let Some(repository) = Repository::new() else { return };

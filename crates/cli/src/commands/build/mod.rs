@@ -29,9 +29,9 @@ use super::pinned::Lock;
 use super::request::{any_platform, budget, build_args, jobs, labels, secrets, sharing};
 use super::result::Job;
 use super::timestamp::{Sources, created};
-use super::{Failure, Session, WriteError};
+use super::{Failure, Session};
 use crate::args::{BuildArgs, Called, CheckArgs, DockerfileArgs};
-use crate::progress::{Clock, Progress, Terminal};
+use crate::progress::Terminal;
 use crate::render::render_diagnostics;
 
 use contexts::Contexts;
@@ -72,7 +72,14 @@ pub(crate) fn run(args: &BuildArgs, session: &Session) -> Result<(), Failure> {
         _ => Lock::nowhere(&args.pulling)?,
     };
     lock.apply(&mut engine, &args.pulling, session)?;
-    let Parsed { dockerfile, diagnostics } = read(&opened.source)?;
+    let checks = args.check || args.call.what == Called::Check;
+    let Parsed { dockerfile, diagnostics } = match read(&opened.source) {
+        Err(Failure::Diagnostics(problems)) if checks && args.call.json => {
+            lint::tell_of_errors(&problems)?;
+            return Err(Failure::Diagnostics(problems));
+        }
+        read => read?,
+    };
     let epoch = match args.call.what {
         Called::Build if !args.check => {
             epoch::resolve(&dockerfile, &mut settings, &opened, &contexts, &engine, session)?
@@ -94,7 +101,7 @@ pub(crate) fn run(args: &BuildArgs, session: &Session) -> Result<(), Failure> {
             return lint::check(&dockerfile, input.settings, &opened, &engine, told);
         }
         Called::Outline => return call::outline(&dockerfile, input.settings, args.call.json),
-        Called::Targets => return call::targets(&dockerfile, &input.settings, args.call.json),
+        Called::Targets => return call::targets(&dockerfile, args.call.json),
     }
     let (build, images) =
         lower(&input, &engine).map_err(|diagnostics| match session.cancellation.is_cancelled() {
@@ -110,12 +117,10 @@ pub(crate) fn run(args: &BuildArgs, session: &Session) -> Result<(), Failure> {
     let created = created(&args.timestamp, session, &sources)?;
     let mode = args.progress.mode();
 
-    let terminal = Terminal::stderr();
-    let progress = Progress::new(mode, std::io::stderr(), &terminal, Clock::start())
-        .map_err(|source| Failure::new(WriteError { path: "standard error".into(), source }))?;
+    let progress = session.progress(mode)?;
     let notes = lint::warnings(&dockerfile, &build, &images, &opened)?;
     for diagnostic in diagnostics.iter().chain(&notes) {
-        progress.note(render_diagnostics(std::slice::from_ref(diagnostic), &terminal.theme()));
+        progress.note(render_diagnostics(std::slice::from_ref(diagnostic), &Terminal::stderr().theme()));
     }
     for Warning { message, hints } in &opened.warnings {
         progress.sink().warn(None, message.clone(), hints.clone());
@@ -136,7 +141,7 @@ pub(crate) fn run(args: &BuildArgs, session: &Session) -> Result<(), Failure> {
         |origin: &Origin| lint::likely_causes(&dockerfile, &build, engine.context("").ok(), origin);
     let failure = |error| failure::of_solve(error, &build.definition.graph, &likely_causes);
     let export = plain_export(times, created.seconds, labels);
-    let facts = if requests.is_empty() {
+    let facts = if requests.is_empty() && args.output.metadata_file.is_none() {
         BuildFacts::default()
     } else {
         build_facts(args, &opened, &contexts, &engine, &input.settings, &export)?

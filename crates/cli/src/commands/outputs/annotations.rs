@@ -53,6 +53,12 @@ pub(super) fn field(
         None if level.is_empty() || level.starts_with('[') => format!("manifest{level}"),
         None => return Ok(false),
     };
+    if key.is_empty() {
+        return Err(Failure::usage(
+            format!("`{name}={value}` in --output has no key"),
+            "annotation.KEY=VALUE, for example annotation.org.opencontainers.image.source=URL",
+        ));
+    }
     put(&level, platform, key, value, into)?;
     Ok(true)
 }
@@ -136,6 +142,7 @@ mod tests {
         assert_eq!(put("annotations.c"), Some(false));
         assert_eq!(put("name"), Some(false));
         assert_eq!(put("annotation-mainfest.c"), None);
+        assert_eq!(put("annotation."), None);
         assert_eq!(annotations.manifest, [("org.example", "x")].map(owned).into());
         assert_eq!(annotations.manifest_descriptor, [("a.b", "x")].map(owned).into());
     }

@@ -5,7 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
-use wbuild_engine::{BuiltImage, Engine, EngineError, ExportOptions, FilesOutput};
+use wbuild_attest::Mode;
+use wbuild_engine::{BuiltImage, Dress, Engine, EngineError, ExportOptions, FilesOutput, OutputError};
 use wbuild_frontend::Target;
 use wbuild_graph::Snapshot;
 use wbuild_image::{ArchiveFormat, Export, ExportError, write_archive, write_archive_file, write_layout};
@@ -14,11 +15,11 @@ use wbuild_load::{LoadError, Loaded, Loading, Machine, choose_engine, choose_sto
 use wbuild_oci::Reference;
 use wbuild_registry::Repository;
 use wbuild_solver::{Cancellation, Solution};
-use wbuild_tree::EntryPath;
+use wbuild_tree::{EntryPath, Name};
 
 use super::early::SentEarly;
 use super::push::push;
-use super::{Form, ImageOutput, ImagePlace, Output, Outputs};
+use super::{FilesForm, Form, ImageOutput, ImagePlace, Output, Outputs};
 use crate::args::OutputArgs;
 use crate::commands::attest::{Attestor, Findings};
 use crate::commands::{Failure, WriteError, print};
@@ -106,6 +107,8 @@ impl From<ExportError> for DeliveryError {
 pub(crate) struct Delivered {
     /// The first image, which names are about.
     image: Option<(BuiltImage, Vec<Reference>)>,
+    /// How it came to be, for the file of metadata.
+    provenance: Option<Value>,
     /// A line for each output.
     lines: Vec<String>,
     /// Devices that only root can make.
@@ -129,17 +132,21 @@ impl Delivery<'_> {
                     delivered.lines.push(self.image(image, built, names.clone())?);
                     first.get_or_insert((at, names));
                 }
-                Output::Files(folder, existing) => {
-                    let files = FilesOutput::Folder { path: folder, existing: *existing };
-                    let written = self.engine.write_files(snapshot, self.export.recipe.times, &files)?;
+                Output::Files(path, existing, form) => {
+                    let files = FilesOutput::Folder { path, existing: *existing };
+                    let dressing = self.dressing(form, findings.as_ref(), snapshot)?;
+                    let written = self.engine.write_files(snapshot, &dressing.dress(), &files)?;
                     delivered.skipped.extend(written.skipped);
-                    if let Some(findings) = &findings {
-                        self.attestor.write_beside(findings, folder, snapshot)?;
-                    }
-                    delivered.lines.push(format!("files {}", folder.display()));
+                    delivered.lines.push(format!("files {}", path.display()));
                 }
-                Output::Tar(path) => {
-                    self.tar(snapshot, path)?;
+                Output::Tar(path, form) => {
+                    let dressing = self.dressing(form, findings.as_ref(), snapshot)?;
+                    let dress = dressing.dress();
+                    if path.as_os_str() == "-" {
+                        self.engine.write_tar(snapshot, &dress, &mut std::io::stdout().lock())?;
+                    } else {
+                        self.engine.write_files(snapshot, &dress, &FilesOutput::Tar(path))?;
+                    }
                     delivered.lines.push(format!("files {}", path.display()));
                 }
                 Output::Nothing => {}
@@ -152,10 +159,32 @@ impl Delivery<'_> {
         }
         let Images { mut built, .. } = images;
         delivered.image = first.map(|(at, names)| (built.swap_remove(at).1, names));
+        if self.args.metadata_file.is_some() {
+            delivered.provenance =
+                self.provenance(solution, delivered.image.as_ref().map(|(built, _)| built))?;
+        }
         if let Some(findings) = &findings {
             self.attestor.write(findings, delivered.image.as_ref().map(|(built, _)| built))?;
         }
         Ok(delivered)
+    }
+
+    /// What the file of metadata says about how the image came to be: what travels with it, else as much as
+    /// `BUILDX_METADATA_PROVENANCE` says, which is little unless it says more.
+    fn provenance(
+        &self,
+        solution: &Solution,
+        built: Option<&BuiltImage>,
+    ) -> Result<Option<Value>, EngineError> {
+        if let Some(provenance) = built.and_then(BuiltImage::provenance) {
+            return Ok(Some(provenance));
+        }
+        let mode = match (self.variable)("BUILDX_METADATA_PROVENANCE").as_deref() {
+            Some("disabled" | "0" | "f" | "F" | "false" | "FALSE" | "False") => return Ok(None),
+            Some("max") => Mode::Max,
+            _ => Mode::Min,
+        };
+        self.attestor.predicate(solution, mode).map(Some)
     }
 
     /// Writes an image to one place, and tells in a line what that was.
@@ -233,14 +262,28 @@ impl Delivery<'_> {
         })
     }
 
-    fn tar(&self, snapshot: &Snapshot, path: &Path) -> Result<(), DeliveryError> {
-        let times = self.export.recipe.times;
-        if path.as_os_str() == "-" {
-            self.engine.write_tar(snapshot, times, &mut std::io::stdout().lock())?;
-        } else {
-            self.engine.write_files(snapshot, times, &FilesOutput::Tar(path))?;
-        }
-        Ok(())
+    /// What files of this form are given.
+    fn dressing(
+        &self,
+        form: &FilesForm,
+        findings: Option<&Findings>,
+        snapshot: &Snapshot,
+    ) -> Result<Dressing, EngineError> {
+        let platform = self.target.config.platform().to_string();
+        let name = |text: String| Name::new(text).map_err(OutputError::from);
+        let documents = match findings {
+            Some(findings) => self.attestor.beside(findings, snapshot)?,
+            None => Vec::new(),
+        };
+        let documents = documents
+            .into_iter()
+            .map(|(file, bytes)| Ok((name(format!("{}{file}", form.attestation_prefix))?, bytes)))
+            .collect::<Result<_, EngineError>>()?;
+        Ok(Dressing {
+            times: form.created.map_or(self.export.recipe.times, Times::Fixed),
+            folder: form.split.then(|| name(platform.replace('/', "_"))).transpose()?,
+            documents,
+        })
     }
 
     /// A folder of wbuild's own in a checkout is nothing to be committed.
@@ -283,6 +326,19 @@ impl Delivery<'_> {
             force_compression: form.force_compression,
             ..self.export.clone()
         }
+    }
+}
+
+/// What files are given, as long as they are written.
+struct Dressing {
+    times: Times,
+    folder: Option<Name>,
+    documents: Vec<(Name, Vec<u8>)>,
+}
+
+impl Dressing {
+    fn dress(&self) -> Dress<'_> {
+        Dress { times: self.times, folder: self.folder.clone(), documents: &self.documents }
     }
 }
 
@@ -384,6 +440,9 @@ impl Delivered {
         // There: builder, node, build.
         let session = format!("wbuild/local/{}", delivery.engine.build_id());
         metadata.insert("buildx.build.ref".to_owned(), session.into());
+        if let Some(provenance) = &self.provenance {
+            metadata.insert("buildx.build.provenance".to_owned(), provenance.clone());
+        }
         let Some((built, names)) = &self.image else { return metadata };
         let fields = [
             ("containerimage.config.digest", json!(built.image.config.descriptor.digest)),
@@ -392,9 +451,6 @@ impl Delivered {
             ("wbuild.layers", json!(built.layers)),
         ];
         metadata.extend(fields.map(|(name, value)| (name.to_owned(), value)));
-        if let Some(provenance) = built.provenance() {
-            metadata.insert("buildx.build.provenance".to_owned(), provenance);
-        }
         if !names.is_empty() {
             let names: Vec<String> = names.iter().map(ToString::to_string).collect();
             metadata.insert("image.name".to_owned(), names.join(",").into());

@@ -38,11 +38,22 @@ pub(crate) enum Output {
     /// An image.
     Image(ImageOutput),
     /// The files of the root file system in a folder.
-    Files(PathBuf, Existing),
+    Files(PathBuf, Existing, FilesForm),
     /// The files of the root file system in a tar file; `-` is standard output.
-    Tar(PathBuf),
+    Tar(PathBuf, FilesForm),
     /// Nothing: the result stays in the store.
     Nothing,
+}
+
+/// What files that are written are to be like.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct FilesForm {
+    /// Seconds since the epoch, where this output has its own.
+    pub(crate) created: Option<i64>,
+    /// In a folder that is named for the platform.
+    pub(crate) split: bool,
+    /// What names of documents beside them begin with.
+    pub(crate) attestation_prefix: String,
 }
 
 /// An image to write.
@@ -154,6 +165,15 @@ impl Outputs {
             if !pushed {
                 list.push(image(ImagePlace::Registry(Push::default())));
             }
+        }
+        let by_digest = |output: &Output| {
+            matches!(
+                output,
+                Output::Image(ImageOutput { place: ImagePlace::Registry(Push { by_digest: true, .. }), .. })
+            )
+        };
+        if list.iter().any(by_digest) {
+            args.tags.iter().try_for_each(|tag| spec::untagged(tag))?;
         }
         let loads = |output: &Output| {
             matches!(output, Output::Image(ImageOutput { place: ImagePlace::Docker { .. }, .. }))
@@ -271,6 +291,12 @@ mod tests {
         assert_eq!(places(flags(&["type=registry"], false, true)), [push]);
         assert!(parse(|args| args.push = true).is_err(), "a push without a tag");
         assert!(parse(|args| args.outputs = vec!["type=registry,name=a".to_owned()]).is_ok());
+        let by_digest = |tag: &str| {
+            let (outputs, tags) =
+                (vec!["type=registry,push-by-digest=true".to_owned()], vec![tag.to_owned()]);
+            parse(|args| *args = OutputArgs { outputs, tags, ..OutputArgs::default() }).is_ok()
+        };
+        assert!(by_digest("h:5000/a") && !by_digest("h:5000/a:1"));
     }
 
     #[test]

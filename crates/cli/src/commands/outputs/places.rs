@@ -18,7 +18,7 @@ fn path(output: &Output) -> Option<&Path> {
             ImagePlace::Layout(path, _) | ImagePlace::Archive(_, path) => path,
             ImagePlace::Docker { .. } | ImagePlace::Store | ImagePlace::Registry(_) => return None,
         },
-        Output::Files(path, _) | Output::Tar(path) => path,
+        Output::Files(path, ..) | Output::Tar(path, _) => path,
         Output::Nothing => return None,
     };
     Some(path)

@@ -8,7 +8,7 @@ use wbuild_layer::Compression;
 use wbuild_oci::{Platform, Reference};
 use wbuild_report::nearest;
 
-use super::{Bare, Form, ImageOutput, ImagePlace, Output, Push, annotations, csv};
+use super::{Bare, FilesForm, Form, ImageOutput, ImagePlace, Output, Push, annotations, csv};
 use crate::commands::Failure;
 use crate::commands::timestamp::seconds;
 
@@ -19,7 +19,7 @@ const TYPES: [&str; 7] = ["oci", "docker", "local", "tar", "registry", "image", 
 
 /// What every image can be asked to be. Some change nothing here, and are there for scripts that were written for buildx:
 /// all layers are in the store, nothing is unpacked, and everything that is written has its times set anyway.
-const IMAGE_KEYS: [&str; 14] = [
+const IMAGE_KEYS: [&str; 16] = [
     "name",
     "compression",
     "compression-level",
@@ -30,6 +30,9 @@ const IMAGE_KEYS: [&str; 14] = [
     "prefer-nondist-layers",
     "oci-artifact",
     "dangling-name-prefix",
+    // Spelt like this in BuildKit.
+    "danging-name-empty-only",
+    "attestation-inline",
     "name-canonical",
     "store",
     "unpack",
@@ -78,8 +81,8 @@ fn is_key(text: &str) -> bool {
 fn short(text: &str, bare: Bare) -> Output {
     let image = |place| Output::Image(ImageOutput::new(place));
     match bare {
-        Bare::Files if text == "-" => Output::Tar("-".into()),
-        Bare::Files => Output::Files(text.into(), Existing::Keep),
+        Bare::Files if text == "-" => Output::Tar("-".into(), FilesForm::default()),
+        Bare::Files => Output::Files(text.into(), Existing::Keep, FilesForm::default()),
         Bare::Image if text == "-" || is_archive_name(text.as_ref()) => {
             image(ImagePlace::Archive(ArchiveFormat::Oci, text.into()))
         }
@@ -153,11 +156,11 @@ impl Spec {
                         ));
                     }
                 };
-                Ok(Output::Files(self.folder(&kind)?, existing))
+                Ok(Output::Files(self.folder(&kind)?, existing, self.files()?))
             }
             "tar" => {
                 self.allow(&kind, &[files])?;
-                Ok(Output::Tar(self.or_standard_output()))
+                Ok(Output::Tar(self.or_standard_output(), self.files()?))
             }
             "cacheonly" => {
                 self.allow(&kind, &[])?;
@@ -205,7 +208,13 @@ impl Spec {
 
     fn folder(&self, kind: &str) -> Result<PathBuf, Failure> {
         match &self.dest {
-            None => Err(usage(format!("--output type={kind} needs a dest"))),
+            None => {
+                let tar = if kind == "local" { "" } else { ",tar=false" };
+                Err(Failure::usage(
+                    format!("--output type={kind} needs a dest"),
+                    format!("for example type={kind},dest=FOLDER{tar}"),
+                ))
+            }
             Some(dest) if dest.as_os_str() == "-" => {
                 Err(usage("a folder cannot go to standard output".to_owned()))
             }
@@ -218,25 +227,52 @@ impl Spec {
         self.dest.clone().unwrap_or_else(|| "-".into())
     }
 
+    fn created(&self) -> Result<Option<i64>, Failure> {
+        match self.value("source-date-epoch") {
+            None => Ok(None),
+            Some("") => Ok(Some(1)),
+            Some(text) => seconds(text, "`source-date-epoch` in --output").map(Some),
+        }
+    }
+
+    fn files(&self) -> Result<FilesForm, Failure> {
+        let attestation_prefix = self.value("attestation-prefix").unwrap_or_default().to_owned();
+        if attestation_prefix.contains(['/', '\0']) {
+            return Err(Failure::usage(
+                format!("`attestation-prefix={attestation_prefix}` in --output is no part of a file's name"),
+                "documents lie beside the files, not below or above them",
+            ));
+        }
+        let split = self.boolean("platform-split")?.unwrap_or(false);
+        Ok(FilesForm { created: self.created()?, split, attestation_prefix })
+    }
+
     fn image(self, place: ImagePlace) -> Result<Output, Failure> {
         let names = self.value("name").unwrap_or_default().split(',').filter(|name| !name.is_empty());
+        if matches!(place, ImagePlace::Registry(Push { by_digest: true, .. })) {
+            names.clone().try_for_each(untagged)?;
+        }
         let names = names.map(|name| {
             name.parse::<Reference>()
                 .map_err(|error| Failure::usage(error.to_string(), "name=[HOST/]REPOSITORY[:TAG]"))
         });
         let names = names.collect::<Result<_, _>>()?;
-        for harmless in ["prefer-nondist-layers", "oci-artifact", "name-canonical", "store", "unpack"] {
+        for harmless in [
+            "prefer-nondist-layers",
+            "oci-artifact",
+            "name-canonical",
+            "danging-name-empty-only",
+            "attestation-inline",
+            "store",
+            "unpack",
+        ] {
             self.boolean(harmless)?;
         }
         let media_types = match self.boolean("oci-mediatypes")? {
             Some(false) => MediaTypes::Docker,
             _ => MediaTypes::Oci,
         };
-        let created = match self.value("source-date-epoch") {
-            None => None,
-            Some("") => Some(1),
-            Some(text) => Some(seconds(text, "`source-date-epoch` in --output")?),
-        };
+        let created = self.created()?;
         let form = Form {
             compression: self.compression()?,
             force_compression: self.boolean("force-compression")?.unwrap_or(false),
@@ -273,6 +309,18 @@ impl Spec {
             Some(level) if level > most => Err(level_usage(&level.to_string())),
             _ => Ok(compression),
         }
+    }
+}
+
+/// Refuses a name that has a tag, as BuildKit does where an image gets none.
+pub(super) fn untagged(name: &str) -> Result<(), Failure> {
+    let last = name.rsplit('/').next().unwrap_or_default();
+    match last.split_once([':', '@']) {
+        None => Ok(()),
+        Some(_) => Err(Failure::usage(
+            format!("can't push tagged ref {name} by digest"),
+            "with push-by-digest an image gets no tag: name the repository alone",
+        )),
     }
 }
 
@@ -320,13 +368,17 @@ mod tests {
         for (text, place) in table {
             assert_eq!(image(text).place, place, "{text}");
         }
-        assert_eq!(read("out").ok(), Some(Output::Files("out".into(), Existing::Keep)));
-        assert_eq!(read("-").ok(), Some(Output::Tar("-".into())));
-        assert_eq!(read("a=b").ok(), Some(Output::Files("a=b".into(), Existing::Keep)));
-        assert_eq!(read("type=tar").ok(), Some(Output::Tar("-".into())));
+        let files = |path: &str, existing| Output::Files(path.into(), existing, FilesForm::default());
+        assert_eq!(read("out").ok(), Some(files("out", Existing::Keep)));
+        assert_eq!(read("-").ok(), Some(Output::Tar("-".into(), FilesForm::default())));
+        assert_eq!(read("a=b").ok(), Some(files("a=b", Existing::Keep)));
+        assert_eq!(read("type=tar").ok(), Some(Output::Tar("-".into(), FilesForm::default())));
         assert_eq!(read("type=cacheonly").ok(), Some(Output::Nothing));
         let delete = read("type=local,dest=o,mode=delete").ok();
-        assert_eq!(delete, Some(Output::Files("o".into(), Existing::Delete)));
+        assert_eq!(delete, Some(files("o", Existing::Delete)));
+        let form = FilesForm { created: Some(7), split: true, attestation_prefix: "x-".to_owned() };
+        let dressed = "type=tar,dest=o,platform-split=true,attestation-prefix=x-,source-date-epoch=7";
+        assert_eq!(read(dressed).ok(), Some(Output::Tar("o".into(), form)));
         let bare = |text: &str| parse(text, Bare::Image, &Platform::linux("amd64")).ok();
         let expect = |place| Some(Output::Image(ImageOutput::new(place)));
         assert_eq!(bare("out"), expect(ImagePlace::Layout("out".into(), Others::Keep)));
@@ -356,8 +408,8 @@ mod tests {
             ("", "names nothing", "for example"),
             ("dest=x", "has no type", "for example"),
             ("dest=x,tar=false", "has no type", "for example"),
-            ("type=local", "needs a dest", "for example"),
-            ("type=oci,tar=false", "needs a dest", "for example"),
+            ("type=local", "needs a dest", "for example type=local,dest=FOLDER"),
+            ("type=oci,tar=false", "needs a dest", "type=oci,dest=FOLDER,tar=false"),
             ("type=floppy,dest=x", "no type of --output", "the types are oci"),
             ("type=locall,dest=x", "no type of --output", "did you mean `local`?"),
             ("type=oci,dest=x,compresion=zstd", "means nothing to type=oci", "did you mean `compression`?"),
@@ -367,6 +419,13 @@ mod tests {
             ("type=oci,dest=x,compression-level=13", "no level", "0 to 12"),
             ("type=oci,dest=x,compression-level=fast", "no level", "0 to 12"),
             ("type=oci,dest=x,tar=maybe", "neither `true` nor `false`", "for example"),
+            ("type=local,dst=x", "means nothing to type=local", "did you mean `dest`?"),
+            ("type=local,dest=x,attestation-prefix=a/b", "no part of a file's name", "beside the files"),
+            (
+                "type=registry,name=h:5000/a:1,push-by-digest=true",
+                "can't push tagged ref h:5000/a:1",
+                "no tag",
+            ),
             ("type=oci,dest", "not of the form KEY=VALUE", "for example"),
             (r#"type=oci,name="a,b""#, "quote", "for example"),
             ("type=image,dest=x", "`dest` means nothing", "for example"),

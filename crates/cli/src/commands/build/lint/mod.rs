@@ -19,7 +19,7 @@ use wbuild_engine::{Engine, LocalContext};
 use wbuild_frontend::DockerfileBuild;
 use wbuild_graph::{ImageRef, Origin};
 use wbuild_oci::ImageConfig;
-use wbuild_report::{Diagnostic, SourceFile, Span};
+use wbuild_report::{Diagnostic, Severity, SourceFile, Span};
 
 use super::source::Opened;
 use crate::commands::{Failure, print};
@@ -146,11 +146,7 @@ pub(super) fn check(
         count => writeln!(text, "Check complete, {count} warnings have been found!"),
     };
     if json {
-        let warnings: Vec<Value> =
-            findings.iter().map(|finding| document(&dockerfile.file, finding)).collect();
-        let sources =
-            [json!({ "filename": dockerfile.file.name, "data": BASE64.encode(&dockerfile.file.text) })];
-        text = format!("{:#}\n", json!({ "warnings": warnings, "sources": sources }));
+        text = report_document(&dockerfile.file, &findings, &report.errors);
     }
     print(&text)?;
     let mut errors = report.errors;
@@ -158,6 +154,24 @@ pub(super) fn check(
         errors.push(Diagnostic::error(&dockerfile.file, failure));
     }
     if errors.is_empty() { Ok(()) } else { Err(Failure::Diagnostics(errors)) }
+}
+
+/// Prints the document of a check of a file that cannot be read.
+pub(super) fn tell_of_errors(problems: &[Diagnostic]) -> Result<(), Failure> {
+    let Some(first) = problems.first() else { return Ok(()) };
+    print(&report_document(&first.file, &[], problems))
+}
+
+/// All of a check as buildx writes it with `format=json`, which knows one error.
+fn report_document(file: &SourceFile, findings: &[Finding], errors: &[Diagnostic]) -> String {
+    let warnings: Vec<Value> = findings.iter().map(|finding| document(file, finding)).collect();
+    let sources = [json!({ "filename": file.name, "data": BASE64.encode(&file.text) })];
+    let mut all = json!({ "warnings": warnings, "sources": sources });
+    if let Some(error) = errors.iter().find(|problem| problem.severity == Severity::Error) {
+        let place = error.labels.first().map(|label| location(file, label.span));
+        all["buildError"] = json!({ "message": error.message, "location": place });
+    }
+    format!("{all:#}\n")
 }
 
 /// What own rules have to say to somebody whose step failed: which manifests an install lacked that the step at `origin`
@@ -227,15 +241,19 @@ fn uses_packages(command: &str) -> bool {
 
 /// One finding as buildx writes it with `format=json`.
 fn document(file: &SourceFile, finding: &Finding) -> Value {
-    let (first, _) = file.position(finding.span.start);
-    let (last, _) = file.position(finding.span.end.saturating_sub(1).max(finding.span.start));
     json!({
         "ruleName": finding.rule.name,
         "description": finding.rule.description,
         "url": finding.rule.url(),
         "detail": finding.detail,
-        "location": { "ranges": [{ "start": { "line": first }, "end": { "line": last } }] },
+        "location": location(file, finding.span),
     })
+}
+
+fn location(file: &SourceFile, span: Span) -> Value {
+    let (first, _) = file.position(span.start);
+    let (last, _) = file.position(span.end.saturating_sub(1).max(span.start));
+    json!({ "ranges": [{ "start": { "line": first }, "end": { "line": last } }] })
 }
 
 /// One finding, in the form that buildx prints and tools read.
