@@ -158,6 +158,12 @@ fn what_is_not_there() {
 }
 
 #[test]
+fn nobody_listens_at_the_port() {
+    let said = TestContext::empty().run(&["pull", "127.0.0.1:1/app"]);
+    assert_snapshot!(said, @"");
+}
+
+#[test]
 fn several_platforms_are_copied_whole_or_one_of_them() {
     let (context, amd) = with_image();
     let arm = build(&context, "arm", "linux/arm64", "arm");

@@ -18,6 +18,15 @@ pub enum RegistryError {
     /// The connection, or an answer that no retry helped against.
     #[error(transparent)]
     Http(#[from] HttpError),
+    /// A host that may speak either speaks neither.
+    #[error("`{registry}` answers neither https nor http")]
+    Silent {
+        /// Which registry, as the person names it.
+        registry: String,
+        /// What happened the last time with https.
+        #[source]
+        source: HttpError,
+    },
     /// 401 or 403.
     #[error("`{registry}` does not let us {action} `{name}`: {said}")]
     Denied {
@@ -186,7 +195,9 @@ impl RegistryError {
     /// Whether the registry, or its token server, gave no answer that is one: it may be another one later.
     pub fn is_unreachable(&self) -> bool {
         match self {
-            Self::Http(HttpError::NoHost { .. } | HttpError::Redirect { .. }) | Self::Token { .. } => true,
+            Self::Http(HttpError::NoHost { .. } | HttpError::Redirect { .. })
+            | Self::Silent { .. }
+            | Self::Token { .. } => true,
             Self::Http(error) => error.may_pass(),
             Self::Refused { status, .. } => matches!(status, 408 | 429 | 500..=599),
             _ => false,
@@ -215,6 +226,9 @@ impl Hint for RegistryError {
                 let mut hints = error.hints();
                 hints.push("or name it for this registry alone: `[registry.\"HOST\"]` with `ca = [\"FILE\"]` in registries.toml".to_owned());
                 hints
+            }
+            Self::Silent { registry, source } if source.is_refused() => {
+                vec![format!("nobody listens at `{registry}`: is the registry started, and the port right?")]
             }
             Self::Http(error) => error.hints(),
             Self::Denied { registry, shown: Some(shown), .. } => vec![

@@ -150,6 +150,22 @@ impl HttpError {
         }
     }
 
+    /// Whether nobody listens at the port.
+    pub fn is_refused(&self) -> bool {
+        let Self::Network { source, .. } = self else { return false };
+        let mut next: Option<&(dyn Error + 'static)> = Some(&**source);
+        while let Some(error) = next {
+            if error
+                .downcast_ref::<io::Error>()
+                .is_some_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+            {
+                return true;
+            }
+            next = error.source();
+        }
+        false
+    }
+
     /// How long the server wants to be left alone.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {

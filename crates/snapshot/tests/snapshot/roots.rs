@@ -7,7 +7,7 @@ use wbuild_graph::{DeltaId, Snapshot};
 use wbuild_layer::{Recipe, Times, write_layer};
 use wbuild_oci::Digest;
 use wbuild_snapshot::{
-    Existing, LayerSource, SnapshotError, TreeFace, View, disk_face, materialise, merged_tree, publish_exec,
+    Existing, LayerSource, SnapshotError, TreeFace, Unpacking, View, disk_face, materialise, merged_tree, publish_exec,
     remember_tree_face, seal, stack_for_mount, tree_face, unpack_layer,
 };
 use wbuild_store::Store;
