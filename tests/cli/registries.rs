@@ -56,6 +56,8 @@ fn an_image_comes_back_as_it_was() {
     -- stdout
     sha256:[DIGEST]
     -- stderr
+    pushed sha256:[DIGEST] ([SIZE])
+    pushed sha256:[DIGEST] ([SIZE])
     pushed [REGISTRY]/team/app:v1
     pushed [REGISTRY]/team/app:latest
     sent [SIZE] in 2 blobs
@@ -80,7 +82,7 @@ fn an_image_comes_back_as_it_was() {
     -- stdout
     sha256:[DIGEST]
     -- stderr
-    there is sha256:[DIGEST] ([SIZE])
+    1 blob there already, [SIZE]
     image back ([SIZE] in 1 layer)
     ");
     assert_eq!(digest_of(&context, "back"), digest);
@@ -160,7 +162,17 @@ fn what_is_not_there() {
 #[test]
 fn nobody_listens_at_the_port() {
     let said = TestContext::empty().run(&["pull", "127.0.0.1:1/app"]);
-    assert_snapshot!(said, @"");
+    assert_snapshot!(said, @"
+    exit 1
+    -- stderr
+    error: `127.0.0.1:1` answers neither https nor http
+      caused by: the connection for `https://127.0.0.1:1/v2/` failed
+      caused by: error sending request
+      caused by: client error (Connect)
+      caused by: tcp connect error
+      caused by: Connection refused (os error 111)
+    hint: nobody listens at `127.0.0.1:1`: is the registry started, and the port right?
+    ");
 }
 
 #[test]

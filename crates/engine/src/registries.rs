@@ -7,7 +7,7 @@ use std::sync::Arc;
 use wbuild_oci::{Descriptor, Digest, Reference};
 use wbuild_registry::{CredentialFiles, RegistryClient, RegistryError, RegistryOptions, Repository, Rules};
 use wbuild_remote::{HttpOptions, Proxies, Sink, Watch};
-use wbuild_report::Moving;
+use wbuild_report::{EventSink, Moving};
 use wbuild_store::{Store, StoreError};
 
 use crate::arrival::Arrival;
@@ -60,7 +60,8 @@ pub fn insecure_registry_client(
 }
 
 impl Engine {
-    /// Brings a blob of a registry into the store, unless it is there. Says whether it was downloaded.
+    /// Brings a blob of a registry into the store, unless it is there. Says whether it was downloaded, and `part` how far it
+    /// is.
     ///
     /// # Errors
     /// When it cannot be had, is another one, or the store cannot be written.
@@ -70,8 +71,15 @@ impl Engine {
         repository: &Repository,
         descriptor: &Descriptor,
         watch: &Watch<'_>,
+        part: Option<TransferPart>,
     ) -> Result<bool, EngineError> {
-        pull_blob(&self.store, client, repository, descriptor, watch, Followers::default())
+        let followers = Followers { part, arrival: None };
+        pull_blob(&self.store, client, repository, descriptor, watch, followers)
+    }
+
+    /// From now on what moves is said to `events`, though nothing is solved.
+    pub fn follow_transfers(&self, events: EventSink) {
+        self.transfers.follow(events, 0);
     }
 
     /// Something begins to move to or from a registry: `push web:1`.
@@ -120,6 +128,16 @@ pub(crate) struct Followers {
     pub(crate) arrival: Option<Arc<Arrival>>,
 }
 
+impl Followers {
+    /// It was there already: nothing is downloaded.
+    fn present(self) -> bool {
+        if let Some(mut part) = self.part {
+            part.end(Moving::Present);
+        }
+        false
+    }
+}
+
 /// See [`Engine::pull_blob`].
 pub(crate) fn pull_blob(
     store: &Store,
@@ -146,12 +164,12 @@ fn pull_missing(
     followers: Followers,
 ) -> Result<bool, EngineError> {
     if store.holds_blob(&descriptor.digest)? {
-        return Ok(false);
+        return Ok(followers.present());
     }
     // One after the other, so that what two ask for is fetched once.
     let _lock = store.lock(&descriptor.digest)?;
     if store.holds_blob(&descriptor.digest)? {
-        return Ok(false);
+        return Ok(followers.present());
     }
     let mut blob = Followed { blob: IntoStore::new(store)?, followers };
     blob.show()?;

@@ -32,7 +32,7 @@ pub enum HttpError {
         answer: Box<Answer>,
     },
     /// No answer, or one that broke off.
-    #[error("the connection for `{url}` failed ({tries} tries)")]
+    #[error("the connection for `{url}` failed{}", tries_text(*tries))]
     Network {
         /// Which.
         url: String,
@@ -130,6 +130,10 @@ pub enum HttpError {
     /// Somebody said stop.
     #[error("stopped")]
     Stopped,
+}
+
+fn tries_text(tries: u32) -> String {
+    if tries > 1 { format!(" ({tries} tries)") } else { String::new() }
 }
 
 impl HttpError {
