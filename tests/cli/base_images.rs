@@ -165,6 +165,13 @@ fn offline() {
     let mut said = Vec::new();
     let asked = asked(&registry, || said.push(shown(&build(&context, &from, &["--offline"]), &registry)));
     assert_eq!(asked, [""; 0]);
+    // All that is missing at once, and nothing that is not needed.
+    let other = name(&registry, "team/other:1");
+    let unused = format!("FROM {base} AS unused\nCOPY --from=nobody:1 /a /a\n");
+    let two = format!("{unused}FROM {base}\nCOPY --from={other} /etc/one /one\nCOPY --from=scratch / /x\n");
+    let both = build(&context, &two, &["--offline"]).stderr;
+    assert_eq!(both.matches("is not at hand").count(), 2, "{both}");
+    assert!(both.contains(&format!("`{other}` is not at hand")) && both.contains(":4:13"), "{both}");
     // The documents alone are not enough for an image.
     ok(build(&context, &from, &["-o", "type=cacheonly"]));
     ok(build(&context, &from, &["-o", "type=cacheonly", "--offline"]));
