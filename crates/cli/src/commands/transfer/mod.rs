@@ -257,8 +257,10 @@ impl Transfer {
         if report.tagged == 0 {
             return Ok(());
         }
-        let sent = counted(report.sent, "blob");
-        self.said.line(&format!("sent {} in {sent}", size(report.sent_bytes)));
+        if report.sent > 0 {
+            let sent = counted(report.sent, "blob");
+            self.said.line(&format!("sent {} in {sent}", size(report.sent_bytes)));
+        }
         Ok(())
     }
 
