@@ -267,6 +267,8 @@ fn login_opens_a_registry_and_logout_closes_it() {
             -- stdout
             sha256:[DIGEST]
             -- stderr
+            pushed sha256:[DIGEST] ([SIZE])
+            pushed sha256:[DIGEST] ([SIZE])
             pushed [REGISTRY]/team/app:v1
             sent [SIZE] in 2 blobs
 
