@@ -288,7 +288,9 @@ fn with_large_base() -> (TestContext, FakeRegistry, String) {
 fn unpacked(context: &TestContext) -> usize {
     let deltas = fs::read_dir(context.state().join("deltas"));
     deltas.map_or(0, |found| {
-        found.filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().starts_with("layer")).count()
+        found
+            .filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().starts_with("layer"))
+            .count()
     })
 }
 

@@ -73,6 +73,12 @@ impl Engine {
         watch: &Watch<'_>,
         part: Option<TransferPart>,
     ) -> Result<bool, EngineError> {
+        if self.store.holds_blob(&descriptor.digest)? {
+            if let Some(mut part) = part {
+                part.end(Moving::Present);
+            }
+            return Ok(false);
+        }
         let followers = Followers { part, arrival: None };
         pull_blob(&self.store, client, repository, descriptor, watch, followers)
     }
@@ -128,16 +134,6 @@ pub(crate) struct Followers {
     pub(crate) arrival: Option<Arc<Arrival>>,
 }
 
-impl Followers {
-    /// It was there already: nothing is downloaded.
-    fn present(self) -> bool {
-        if let Some(mut part) = self.part {
-            part.end(Moving::Present);
-        }
-        false
-    }
-}
-
 /// See [`Engine::pull_blob`].
 pub(crate) fn pull_blob(
     store: &Store,
@@ -164,12 +160,12 @@ fn pull_missing(
     followers: Followers,
 ) -> Result<bool, EngineError> {
     if store.holds_blob(&descriptor.digest)? {
-        return Ok(followers.present());
+        return Ok(false);
     }
     // One after the other, so that what two ask for is fetched once.
     let _lock = store.lock(&descriptor.digest)?;
     if store.holds_blob(&descriptor.digest)? {
-        return Ok(followers.present());
+        return Ok(false);
     }
     let mut blob = Followed { blob: IntoStore::new(store)?, followers };
     blob.show()?;
