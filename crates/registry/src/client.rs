@@ -10,7 +10,7 @@ use crate::challenge::Challenge;
 use crate::credentials::{CredentialFiles, Credentials, Found};
 use crate::error::{RegistryError, said};
 use crate::repository::{Repository, Scope};
-use crate::rules::{Blocked, Encryption, Endpoint, Rules};
+use crate::rules::{Blocked, Encryption, Endpoint, Rules, is_loopback};
 use crate::token::{self, Token, Wanted};
 
 /// An answer to a question that has no other answer than its status.
@@ -152,25 +152,30 @@ impl RegistryClient {
         Arc::clone(locked(&self.hosts).entry(endpoint.host.clone()).or_default())
     }
 
-    /// `https://host/v2/`, or `http`, as this host speaks.
-    fn base(&self, endpoint: &Endpoint, host: &Host, watch: &Watch<'_>) -> Result<String, RegistryError> {
-        let plain = match endpoint.encryption {
-            Encryption::Required => false,
-            Encryption::Never => true,
+    /// `https://host/v2/`, or `http`, as this host speaks, and whether that is certain.
+    fn base(
+        &self,
+        endpoint: &Endpoint,
+        host: &Host,
+        watch: &Watch<'_>,
+    ) -> Result<(String, bool), RegistryError> {
+        let (plain, sure) = match endpoint.encryption {
+            Encryption::Required => (false, true),
+            Encryption::Never => (true, true),
             Encryption::Preferred => {
                 let mut plain = locked(&host.plain);
                 match *plain {
-                    Some(known) => known,
+                    Some(known) => (known, true),
                     None => {
                         let (found, sure) = self.speaks_plain_http(endpoint, watch)?;
                         *plain = sure.then_some(found);
-                        found
+                        (found, sure)
                     }
                 }
             }
         };
         let scheme = if plain { "http" } else { "https" };
-        Ok(format!("{scheme}://{}/v2/", endpoint.host))
+        Ok((format!("{scheme}://{}/v2/", endpoint.host), sure))
     }
 
     /// Whether a host speaks plain http, and whether that is certain: nothing is, as long as it does not answer.
@@ -186,8 +191,12 @@ impl RegistryClient {
         match probe("https") {
             Err(HttpError::NoTls { .. }) => Ok((true, true)),
             Err(HttpError::Stopped) => Err(HttpError::Stopped.into()),
-            Err(HttpError::Network { .. }) => match probe("http") {
+            Err(error @ HttpError::Network { .. }) => match probe("http") {
                 Err(HttpError::Stopped) => Err(HttpError::Stopped.into()),
+                // On this machine that does not pass: nobody listens there.
+                Err(http) if is_loopback(&endpoint.host) && error.is_refused() && http.is_refused() => {
+                    Err(RegistryError::Silent { registry: endpoint.registry.clone(), source: error })
+                }
                 Err(HttpError::Status { answer, .. }) => Ok((!wants_https(&answer), true)),
                 Ok(()) => Ok((true, true)),
                 Err(_) => Ok((false, false)),
@@ -207,7 +216,7 @@ impl RegistryClient {
     ) -> Result<T, RegistryError> {
         let endpoint = call.endpoint;
         let host = self.host(endpoint);
-        let base = self.base(endpoint, &host, watch)?;
+        let (base, sure) = self.base(endpoint, &host, watch)?;
         let origin = HttpUrl::parse(&base).map_err(HttpError::from)?.origin();
         loop {
             let (authorization, shown) = self.authorization(call, &host, &base, &origin, watch)?;
@@ -254,6 +263,9 @@ impl RegistryClient {
                 }
                 HttpError::Status { ref answer, .. } if answer.status == 403 => {
                     return Err(self.denied(call, &host, said(answer)));
+                }
+                source @ HttpError::Network { .. } if !sure => {
+                    return Err(RegistryError::Silent { registry: endpoint.registry.clone(), source });
                 }
                 other => return Err(other.into()),
             }
@@ -364,7 +376,7 @@ impl RegistryClient {
         let endpoint = self.rules.for_login(registry);
         let call = Call { endpoint: &endpoint, scopes: Vec::new(), action: "log in to" };
         let host = Host::default();
-        let base = self.base(&endpoint, &host, watch)?;
+        let (base, _) = self.base(&endpoint, &host, watch)?;
         let url = HttpUrl::parse(&base).map_err(HttpError::from)?;
         let refused = |said: String| RegistryError::Refused {
             place: registry.to_owned(),

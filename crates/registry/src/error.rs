@@ -17,6 +17,15 @@ pub enum RegistryError {
     /// The connection, or an answer that no retry helped against.
     #[error(transparent)]
     Http(#[from] HttpError),
+    /// A host that may speak either speaks neither.
+    #[error("`{registry}` answers neither https nor http")]
+    Silent {
+        /// Which registry, as the person names it.
+        registry: String,
+        /// What happened the last time with https.
+        #[source]
+        source: HttpError,
+    },
     /// 401 or 403.
     #[error("`{registry}` does not let us {action} `{name}`: {said}")]
     Denied {
@@ -187,7 +196,9 @@ impl RegistryError {
     /// Whether the registry, or its token server, gave no answer that is one: it may be another one later.
     pub fn is_unreachable(&self) -> bool {
         match self {
-            Self::Http(HttpError::NoHost { .. } | HttpError::Redirect { .. }) | Self::Token { .. } => true,
+            Self::Http(HttpError::NoHost { .. } | HttpError::Redirect { .. })
+            | Self::Silent { .. }
+            | Self::Token { .. } => true,
             Self::Http(error) => error.may_pass(),
             Self::Refused { status, .. } => matches!(status, 408 | 429 | 500..=599),
             _ => false,
@@ -235,6 +246,9 @@ impl Hint for RegistryError {
             Self::Http(HttpError::Stalled { .. }) => vec![
                 "check the network; WBUILD_HTTP_TIMEOUT (seconds) gives it more time".to_owned(),
             ],
+            Self::Silent { registry, source } if source.is_refused() => {
+                vec![format!("nobody listens at `{registry}`: is the registry started, and the port right?")]
+            }
             Self::Http(error) => error.hints(),
             Self::Refused { status: 413, .. } => vec![
                 "the registry, or a proxy before it, takes only smaller requests: `client_max_body_size` in nginx".to_owned(),

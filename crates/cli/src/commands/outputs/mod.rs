@@ -22,6 +22,7 @@ use crate::args::OutputArgs;
 pub(crate) use deliver::{Delivered, Delivery, DeliveryError, finish, plain_export};
 pub(crate) use early::EarlyPush;
 pub(crate) use places::check_file;
+pub(crate) use push::{followed_blob, moving};
 
 /// What a bare path means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

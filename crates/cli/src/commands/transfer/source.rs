@@ -72,6 +72,14 @@ impl Source {
         }
     }
 
+    /// Its name in the registry that it comes from.
+    pub(super) fn name(&self) -> Option<String> {
+        match self {
+            Self::Registry { name, .. } => Some(name.familiar()),
+            Self::Layout { .. } => None,
+        }
+    }
+
     /// The name of an image in a registry, and what it stands for.
     pub(super) fn looked_up(&self) -> Option<(&Reference, &FetchedManifest)> {
         match self {
