@@ -161,12 +161,12 @@ fn pull_missing(
     watch: &Watch<'_>,
     followers: Followers,
 ) -> Result<bool, EngineError> {
-    if store.holds_blob(&descriptor.digest)? {
+    if is_here(store, repository, descriptor)? {
         return Ok(false);
     }
     // One after the other, so that what two ask for is fetched once.
     let _lock = store.lock(&descriptor.digest)?;
-    if store.holds_blob(&descriptor.digest)? {
+    if is_here(store, repository, descriptor)? {
         return Ok(false);
     }
     let mut blob = Followed { blob: IntoStore::new(store)?, followers };
@@ -177,6 +177,26 @@ fn pull_missing(
         part.end(Moving::Done);
     }
     Ok(true)
+}
+
+/// Whether a blob is in the store.
+///
+/// # Errors
+/// When it has another size than its descriptor says: whoever downloads it fails, too.
+fn is_here(store: &Store, repository: &Repository, descriptor: &Descriptor) -> Result<bool, EngineError> {
+    if !store.holds_blob(&descriptor.digest)? {
+        return Ok(false);
+    }
+    let found = match store.open_blob(&descriptor.digest) {
+        Ok(blob) => blob.size(),
+        Err(error) if error.is_lost() => return Ok(false),
+        Err(error) => return Err(error.into()),
+    };
+    if found == descriptor.size {
+        return Ok(true);
+    }
+    let url = format!("{repository}@{}", descriptor.digest);
+    Err(RegistryError::Size { url, expected: descriptor.size, found }.into())
 }
 
 /// A download that somebody follows.

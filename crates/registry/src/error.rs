@@ -274,9 +274,6 @@ impl Hint for RegistryError {
             Self::Http(HttpError::Stalled { .. }) => vec![
                 "check the network; WBUILD_HTTP_TIMEOUT (seconds) gives it more time".to_owned(),
             ],
-            Self::Silent { registry, source } if source.is_refused() => {
-                vec![format!("nobody listens at `{registry}`: is the registry started, and the port right?")]
-            }
             Self::Http(error) => error.hints(),
             Self::Refused { status: 413, .. } => vec![
                 "the registry, or a proxy before it, takes only smaller requests: `client_max_body_size` in nginx".to_owned(),

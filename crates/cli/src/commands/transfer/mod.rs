@@ -86,7 +86,7 @@ fn wanted(all: bool, platform: Option<&str>) -> Result<Wanted, Failure> {
     match (all, platform) {
         (true, _) => Ok(Wanted::Everything),
         (false, Some(text)) => Ok(Wanted::Platform(super::request::platform(text)?)),
-        (false, None) => Ok(Wanted::Platform(Platform::host())),
+        (false, None) => Ok(Wanted::Own),
     }
 }
 
