@@ -6,6 +6,7 @@ mod deliver;
 mod early;
 mod places;
 mod push;
+mod ready;
 mod spec;
 
 use std::io::IsTerminal;
@@ -23,6 +24,7 @@ pub(crate) use deliver::{Delivered, Delivery, DeliveryError, finish, plain_expor
 pub(crate) use early::EarlyPush;
 pub(crate) use places::check_file;
 pub(crate) use push::{followed_blob, moving};
+pub(crate) use ready::Ready;
 
 /// What a bare path means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
