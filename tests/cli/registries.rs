@@ -161,17 +161,17 @@ fn what_is_not_there() {
 
 #[test]
 fn nobody_listens_at_the_port() {
-    let said = TestContext::empty().run(&["pull", "127.0.0.1:1/app"]);
+    let said = TestContext::empty().env("WBUILD_HTTP_RETRIES", "0").run(&["pull", "127.0.0.1:1/app"]);
     assert_snapshot!(said, @"
     exit 1
     -- stderr
-    error: `127.0.0.1:1` answers neither https nor http
+    error: nothing listens at `127.0.0.1:1`
       caused by: the connection for `https://127.0.0.1:1/v2/` failed
       caused by: error sending request
       caused by: client error (Connect)
       caused by: tcp connect error
       caused by: Connection refused (os error 111)
-    hint: nobody listens at `127.0.0.1:1`: is the registry started, and the port right?
+    hint: is the registry started, and the port right?
     ");
 }
 
