@@ -9,7 +9,7 @@ use wbuild_registry::{Repository, at_once};
 use crate::arrival::{Arrival, ArrivingBlob, Expecting};
 use crate::base_registry::{BaseRegistries, locked};
 use crate::error::EngineError;
-use crate::registries::{Followers, pull_blob};
+use crate::registries::{Followers, is_here, pull_blob};
 use crate::transfers::Transfer;
 
 /// An image of a registry; its layers may not be here yet.
@@ -30,7 +30,8 @@ impl PulledBase {
     pub(crate) fn bring(&self, layers: &[Descriptor]) -> Result<(), EngineError> {
         let mut missing: Vec<&Descriptor> = Vec::new();
         for layer in layers {
-            if !self.is_here(&layer.digest)? && !missing.contains(&layer) {
+            let here = is_here(&self.registries.store, &self.repository, layer);
+            if !here.map_err(|error| self.about(error))? && !missing.contains(&layer) {
                 missing.push(layer);
             }
         }

@@ -183,7 +183,11 @@ fn pull_missing(
 ///
 /// # Errors
 /// When it has another size than its descriptor says: whoever downloads it fails, too.
-fn is_here(store: &Store, repository: &Repository, descriptor: &Descriptor) -> Result<bool, EngineError> {
+pub(crate) fn is_here(
+    store: &Store,
+    repository: &Repository,
+    descriptor: &Descriptor,
+) -> Result<bool, EngineError> {
     if !store.holds_blob(&descriptor.digest)? {
         return Ok(false);
     }

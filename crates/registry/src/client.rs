@@ -235,8 +235,11 @@ impl RegistryClient {
         let host = self.host(endpoint);
         // A mirror that has given nothing yet is asked once.
         let once = endpoint.mirror && !host.proven.load(Ordering::Relaxed);
-        let https = format!("https://{}/v2/", endpoint.host);
-        let base = self.base(endpoint, &host, once || make(&https)?.is_once(), watch)?;
+        let found_out_once = match endpoint.encryption {
+            Encryption::Preferred => once || make(&format!("https://{}/v2/", endpoint.host))?.is_once(),
+            Encryption::Required | Encryption::Never => once,
+        };
+        let base = self.base(endpoint, &host, found_out_once, watch)?;
         let origin = HttpUrl::parse(&base).map_err(HttpError::from)?.origin();
         loop {
             let (authorization, shown) = self.authorization(call, &host, &base, &origin, watch)?;
