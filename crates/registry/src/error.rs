@@ -38,6 +38,15 @@ pub enum RegistryError {
         #[source]
         own: Box<RegistryError>,
     },
+    /// No push can be begun there.
+    #[error("cannot push to `{repository}`")]
+    NoPush {
+        /// Where.
+        repository: String,
+        /// Why.
+        #[source]
+        source: Box<RegistryError>,
+    },
     /// 401 or 403.
     #[error("`{registry}` does not let us {action} `{name}`: {said}")]
     Denied {
@@ -77,6 +86,8 @@ pub enum RegistryError {
         near: Vec<String>,
         /// Some that there are, if none is like it.
         others: Vec<String>,
+        /// Whether it is listed nevertheless.
+        listed: bool,
     },
     /// There is no such repository.
     #[error("`{registry}` has no repository `{name}`")]
@@ -252,7 +263,7 @@ impl Hint for RegistryError {
             Self::Silent { source, .. } if source.is_refused() => {
                 vec!["is the registry started, and the port right?".to_owned()]
             }
-            Self::Nowhere { own, .. } => own.hints(),
+            Self::Nowhere { own: source, .. } | Self::NoPush { source, .. } => source.hints(),
             Self::Http(HttpError::Digest { .. }) | Self::Digest { .. } | Self::Size { .. } => {
                 vec![
                     "the registry, or something between it and here, gives other bytes than were pushed: push the image again, or take it from elsewhere"
@@ -307,6 +318,10 @@ impl Hint for RegistryError {
                     ),
                 ]
             }
+            Self::NoManifest { what, listed: true, .. } => vec![format!(
+                "the registry lists `{}`, and does not give it: push the image again",
+                what.escape_debug()
+            )],
             Self::NoManifest { near, .. } if !near.is_empty() => {
                 let near: Vec<String> = near.iter().map(|tag| format!("`{}`", tag.escape_debug())).collect();
                 vec![format!("did you mean {}?", near.join(", "))]

@@ -171,13 +171,14 @@ impl RegistryClient {
         if codes.iter().any(|code| code.code == "NAME_UNKNOWN") {
             return repository();
         }
-        let (mut near, mut others) = (Vec::new(), Vec::new());
+        let (mut near, mut others, mut listed) = (Vec::new(), Vec::new(), false);
         if let (Some(tag), None, false, Near::Look) =
             (&reference.tag, &reference.digest, endpoint.mirror, look)
         {
             match self.tags_at(endpoint, watch) {
                 Ok(mut tags) => {
                     // It may list what it has lost.
+                    listed = tags.contains(tag);
                     tags.retain(|known| known != tag);
                     let found = nearest(tag, tags.iter().map(String::as_str));
                     near = found.into_iter().map(str::to_owned).collect();
@@ -194,6 +195,7 @@ impl RegistryClient {
             what: what_of(reference),
             near,
             others,
+            listed,
         }
     }
 
@@ -273,6 +275,7 @@ impl RegistryClient {
                         what: what.clone(),
                         near: Vec::new(),
                         others: Vec::new(),
+                        listed: false,
                     })
                 }
                 Err(error) => Err(refused(error, endpoint, || format!("say what `{what}` is"))),

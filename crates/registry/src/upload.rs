@@ -266,7 +266,14 @@ impl RegistryClient {
             },
             &mut |request| self.http.send(request, MAX_ANSWER, watch),
         );
-        let reply = begun.map_err(|error| refused(error, &endpoint, || "begin an upload".to_owned()))?;
+        let reply =
+            begun.map_err(|error| match refused(error, &endpoint, || "begin an upload".to_owned()) {
+                // It may be about another host, and says nothing of a push.
+                error @ RegistryError::Http(_) if !error.is_stopped() => {
+                    RegistryError::NoPush { repository: repository.to_string(), source: Box::new(error) }
+                }
+                other => other,
+            })?;
         let upload = location(&endpoint, &reply)?;
         // Registries forget uploads that nobody goes on with: not all of them can be told.
         let _ = self.ask(&call, watch, &|_| Ok(Request::delete(upload.clone()).once()), &mut |request| {

@@ -250,3 +250,21 @@ fn another_answer_does_where_all_was_kept() {
         assert_eq!(registry.blobs().len(), 2);
     }
 }
+
+#[test]
+fn a_push_is_tried_without_anything_to_push() {
+    let registry = FakeRegistry::start().unwrap();
+    let repository = Repository::of(&name(&registry, "r"));
+    let check = || watched(|watch| client().check_push(&repository, watch)).0;
+    check().unwrap();
+    let asked: Vec<String> = registry.asked().iter().map(|asked| asked[..5].to_owned()).collect();
+    assert_eq!(asked, ["POST ", "DELET"]);
+    registry.plan("POST", "/uploads/", 1, Fault::Status(403));
+    assert!(matches!(check().unwrap_err(), RegistryError::Denied { .. }));
+    registry.plan("POST", "/uploads/", 1, Fault::Page);
+    assert!(
+        check().unwrap_err().to_string().contains("it names no place for an upload, but gave an answer 200")
+    );
+    registry.plan("POST", "/uploads/", usize::MAX, Fault::Redirect("http://127.0.0.1:1/nothing".to_owned()));
+    assert_eq!(check().unwrap_err().to_string(), format!("cannot push to `{}/r`", registry.host()));
+}
