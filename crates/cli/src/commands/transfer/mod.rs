@@ -135,8 +135,10 @@ impl Transfer {
         let done = watched(session, &mut say, |watch| {
             let source = Source::open(&self.engine, &errand.from)?;
             let parts = source.parts(&self.client, &errand.wanted, watch)?;
-            if let (Wanted::Platform(wanted), Some(found)) = (&errand.wanted, platform_of(&parts))
-                && !found.satisfies(wanted)
+            // Another one than was asked for is an error already.
+            let wanted = Platform::host();
+            if let (Wanted::Own, Some(found)) = (&errand.wanted, platform_of(&parts))
+                && !found.satisfies(&wanted)
             {
                 self.said
                     .line(&format!("warning: this image is for {found}, and there is none for {wanted}"));
