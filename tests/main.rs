@@ -27,6 +27,7 @@ mod cli {
     mod outputs;
     mod plain_user;
     mod registries;
+    mod registry_trouble;
     mod secrecy;
     mod sharing;
     mod sharing_actions;

@@ -18,6 +18,7 @@ scenarios (default: all, in this order):
   edit        one line of a page edited, against bare next build and docker build
   cold        nothing built but the base tree, against the bare commands
   push        one line of a page edited, built and pushed: bytes sent, against docker build and docker push
+  pull        a base image of a registry pulled and unpacked, against docker pull
   dockerfiles tests/dockerfiles, cold and warm, against docker build
   many        COPY --from of 50,000 files that no step sees, against docker build
   long        wbuild check of 2,500 lines, against two lines
@@ -36,6 +37,7 @@ pub(crate) enum Scenario {
     Edit,
     Cold,
     Push,
+    Pull,
     Dockerfiles,
     Many,
     Long,
@@ -45,12 +47,13 @@ pub(crate) enum Scenario {
 pub(crate) const OF_THE_EXAMPLE: [Scenario; 5] =
     [Scenario::Unchanged, Scenario::Nothing, Scenario::Edit, Scenario::Cold, Scenario::Push];
 
-const ALL: [(&str, Scenario); 8] = [
+const ALL: [(&str, Scenario); 9] = [
     ("unchanged", Scenario::Unchanged),
     ("nothing", Scenario::Nothing),
     ("edit", Scenario::Edit),
     ("cold", Scenario::Cold),
     ("push", Scenario::Push),
+    ("pull", Scenario::Pull),
     ("dockerfiles", Scenario::Dockerfiles),
     ("many", Scenario::Many),
     ("long", Scenario::Long),

@@ -99,6 +99,20 @@ impl Docker {
         command
     }
 
+    /// The command that pulls an image and unpacks it.
+    pub(crate) fn pull(&self, name: &str) -> Command {
+        let mut command = self.command();
+        command.args(["pull", "--quiet", name]);
+        command
+    }
+
+    /// The command that forgets an image.
+    pub(crate) fn remove_image(&self, name: &str) -> Command {
+        let mut command = self.command();
+        command.args(["image", "rm", "--force", name]);
+        command
+    }
+
     fn load(&self, base: &BaseImage, work: &Path) -> Result<(), Problem> {
         let archive = work.join("base.tar");
         let layout = base.place.trim_start_matches("oci-layout://");

@@ -9,6 +9,7 @@ mod docker;
 mod dockerfiles;
 mod machine;
 mod problem;
+mod pulled;
 mod pushed;
 mod registry;
 mod run;
@@ -54,6 +55,9 @@ fn measure(arguments: &Arguments) -> Result<(), Problem> {
     if arguments.needs(&OF_THE_EXAMPLE) {
         on_the_example(arguments, work.path())?;
     }
+    if arguments.needs(&[Scenario::Pull]) {
+        pull(arguments, work.path())?;
+    }
     if arguments.needs(&[Scenario::Dockerfiles, Scenario::Many, Scenario::Long]) {
         on_dockerfiles(arguments, work.path())?;
     }
@@ -86,10 +90,22 @@ fn on_the_example(arguments: &Arguments, work: &Path) -> Result<(), Problem> {
             Scenario::Edit => edit(arguments, &wbuild, docker.as_ref(), bare.as_ref())?,
             Scenario::Cold => cold(arguments, &wbuild, bare.as_ref())?,
             Scenario::Push => push(arguments, &wbuild, docker.as_ref(), work)?,
-            Scenario::Dockerfiles | Scenario::Many | Scenario::Long => {}
+            Scenario::Pull | Scenario::Dockerfiles | Scenario::Many | Scenario::Long => {}
         }
     }
     Ok(())
+}
+
+/// A base image from a registry.
+fn pull(arguments: &Arguments, work: &Path) -> Result<(), Problem> {
+    let base = arguments.base_image("node")?;
+    // Beside the daemon of the other scenarios, which has ended.
+    let work = work.join("pulling");
+    fs::create_dir_all(&work).map_err(doing("create", &work))?;
+    let Some(docker) = peer("docker pull", true, || Docker::start(&[], &work))? else { return Ok(()) };
+    println!("{}", machine::load("load before the first pull"));
+    let runs = arguments.runs_of(Scenario::Pull);
+    pushed::said(pulled::pulled(runs, &arguments.wbuild, &base, &docker, &work))
 }
 
 fn on_dockerfiles(arguments: &Arguments, work: &Path) -> Result<(), Problem> {
@@ -106,7 +122,12 @@ fn on_dockerfiles(arguments: &Arguments, work: &Path) -> Result<(), Problem> {
             Scenario::Dockerfiles => dockerfiles.small()?,
             Scenario::Many => dockerfiles.many()?,
             Scenario::Long => dockerfiles.long()?,
-            Scenario::Unchanged | Scenario::Nothing | Scenario::Edit | Scenario::Cold | Scenario::Push => {}
+            Scenario::Unchanged
+            | Scenario::Nothing
+            | Scenario::Edit
+            | Scenario::Cold
+            | Scenario::Push
+            | Scenario::Pull => {}
         }
     }
     Ok(())

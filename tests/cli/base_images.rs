@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use insta::assert_snapshot;
 use serde_json::{Value, json};
+use wbuild_oci::Digest;
 use wbuild_testkit::{Door, FakeRegistry, Fault};
 
 use crate::context::{Output, TestContext, skip};
@@ -164,6 +165,13 @@ fn offline() {
     let mut said = Vec::new();
     let asked = asked(&registry, || said.push(shown(&build(&context, &from, &["--offline"]), &registry)));
     assert_eq!(asked, [""; 0]);
+    // All that is missing at once, and nothing that is not needed.
+    let other = name(&registry, "team/other:1");
+    let unused = format!("FROM {base} AS unused\nCOPY --from=nobody:1 /a /a\n");
+    let two = format!("{unused}FROM {base}\nCOPY --from={other} /etc/one /one\nCOPY --from=scratch / /x\n");
+    let both = build(&context, &two, &["--offline"]).stderr;
+    assert_eq!(both.matches("is not at hand").count(), 2, "{both}");
+    assert!(both.contains(&format!("`{other}` is not at hand")) && both.contains(":4:13"), "{both}");
     // The documents alone are not enough for an image.
     ok(build(&context, &from, &["-o", "type=cacheonly"]));
     ok(build(&context, &from, &["-o", "type=cacheonly", "--offline"]));
@@ -263,6 +271,83 @@ fn a_layer_with_other_bytes() {
     assert_eq!(said.code, 1, "{said}");
     assert!(said.stderr.contains("has the digest sha256:"), "{said}");
     ok(context.run(&["cache", "verify"]));
+}
+
+/// A base whose layer is so large that it comes in many pieces, and what is built with it.
+fn with_large_base() -> (TestContext, FakeRegistry, String) {
+    let context = TestContext::empty().env("WBUILD_OFFLINE", "0");
+    let registry = FakeRegistry::start().unwrap();
+    // Nothing that can be compressed, and another one in each piece.
+    let noise: String = (0..20_000).map(|number| Digest::of(format!("{number}").as_bytes()).hex()).collect();
+    push_base(&context, &registry, &noise);
+    let copy = format!("FROM scratch\nCOPY --from={} /etc/one /one\n", name(&registry, "team/base:1"));
+    (context, registry, copy)
+}
+
+/// The folders of unpacked layers.
+fn unpacked(context: &TestContext) -> usize {
+    let deltas = fs::read_dir(context.state().join("deltas"));
+    deltas.map_or(0, |found| {
+        found
+            .filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().starts_with("layer"))
+            .count()
+    })
+}
+
+#[test]
+fn a_layer_that_comes_in_pieces_is_unpacked_right() {
+    let (context, registry, copy) = with_large_base();
+    let digest = |said: Output| ok(said).stdout.trim().to_owned();
+    let expected = digest(build(&context, &copy, &[]));
+    assert_eq!(unpacked(&context), 2);
+    let again = |context: &TestContext| {
+        fs::remove_dir_all(context.state()).unwrap();
+        digest(build(context, &copy, &[]))
+    };
+    // Resumed.
+    registry.plan("GET", "/blobs/", 4, Fault::Cut(400_000));
+    let asked = asked(&registry, || assert_eq!(again(&context), expected));
+    assert!(blobs(&asked) >= 4, "{asked:?}");
+    // From the beginning again, since the registry gives no parts.
+    registry.plan("GET", "/blobs/", 2, Fault::Cut(400_000));
+    registry.plan("GET", "/blobs/", usize::MAX, Fault::NoRange);
+    assert_eq!(again(&context), expected);
+    registry.forgive();
+    // Other bytes first: what was unpacked of them is not what is used.
+    let mirror = FakeRegistry::start().unwrap();
+    ok(context.run(&["copy", &name(&registry, "team/base:1"), &name(&mirror, "team/base:1")]));
+    mirror.plan("GET", "/blobs/", usize::MAX, Fault::WrongByte);
+    let context = mirrored(context, &registry.host(), &mirror.host());
+    assert_eq!(again(&context), expected);
+    assert_eq!(unpacked(&context), 2);
+}
+
+#[test]
+fn nothing_is_left_of_a_layer_that_does_not_come() {
+    let (context, registry, copy) = with_large_base();
+    for fault in [Fault::WrongByte, Fault::Shortened] {
+        registry.plan("GET", "/blobs/", usize::MAX, Fault::NoRange);
+        ok(build(&context, &format!("FROM {}\n", name(&registry, "team/base:1")), &["-o", "type=cacheonly"]));
+        registry.forgive();
+        registry.plan("GET", "/blobs/", usize::MAX, fault.clone());
+        let said = build(&context, &copy, &[]);
+        assert_eq!(said.code, 1, "{fault:?}: {said}");
+        assert!(!said.stderr.contains("given up"), "{fault:?}: {said}");
+        assert_eq!(unpacked(&context), 0, "{fault:?}");
+        ok(context.run(&["cache", "verify"]));
+        registry.forgive();
+    }
+    ok(build(&context, &copy, &[]));
+}
+
+#[test]
+fn what_only_passes_through_is_not_unpacked() {
+    let (context, registry, _) = with_large_base();
+    let from = format!("FROM {}\nLABEL a=b\n", name(&registry, "team/base:1"));
+    ok(build(&context, &from, &[]));
+    ok(build(&context, &from, &["-o", &format!("type=registry,name={}", name(&registry, "other/app:1"))]));
+    ok(context.run(&["pull", &name(&registry, "team/base:1")]));
+    assert_eq!(unpacked(&context), 0);
 }
 
 #[test]

@@ -56,6 +56,8 @@ fn an_image_comes_back_as_it_was() {
     -- stdout
     sha256:[DIGEST]
     -- stderr
+    pushed sha256:[DIGEST] ([SIZE])
+    pushed sha256:[DIGEST] ([SIZE])
     pushed [REGISTRY]/team/app:v1
     pushed [REGISTRY]/team/app:latest
     sent [SIZE] in 2 blobs
@@ -80,7 +82,7 @@ fn an_image_comes_back_as_it_was() {
     -- stdout
     sha256:[DIGEST]
     -- stderr
-    there is sha256:[DIGEST] ([SIZE])
+    1 blob there already, [SIZE]
     image back ([SIZE] in 1 layer)
     ");
     assert_eq!(digest_of(&context, "back"), digest);
@@ -158,6 +160,22 @@ fn what_is_not_there() {
 }
 
 #[test]
+fn nobody_listens_at_the_port() {
+    let said = TestContext::empty().env("WBUILD_HTTP_RETRIES", "0").run(&["pull", "127.0.0.1:1/app"]);
+    assert_snapshot!(said, @"
+    exit 1
+    -- stderr
+    error: nothing listens at `127.0.0.1:1`
+      caused by: the connection for `https://127.0.0.1:1/v2/` failed
+      caused by: error sending request
+      caused by: client error (Connect)
+      caused by: tcp connect error
+      caused by: Connection refused (os error 111)
+    hint: is the registry started, and the port right?
+    ");
+}
+
+#[test]
 fn several_platforms_are_copied_whole_or_one_of_them() {
     let (context, amd) = with_image();
     let arm = build(&context, "arm", "linux/arm64", "arm");
@@ -182,10 +200,9 @@ fn several_platforms_are_copied_whole_or_one_of_them() {
     assert_eq!((said.stdout.trim(), digest_of(&context, "whole")), (&*digest, digest.clone()));
     let said = ok(context.run(&["copy", "--platform", "linux/arm64", &name("app:all"), "oci:one"]));
     assert!(!said.stderr.contains("warning"), "{said}");
-    // What has one platform only is taken as it is.
-    let said = ok(context.run(&["copy", "--platform", "linux/arm64", &name("app:amd64"), "oci:other"]));
-    let warning = "warning: this image is for linux/amd64, and there is none for linux/arm64\n";
-    assert!(said.stderr.contains(warning), "{said}");
+    // What has one platform only is not taken for another one.
+    let said = context.run(&["copy", "--platform", "linux/arm64", &name("app:amd64"), "oci:other"]);
+    assert!(said.code == 1 && said.stderr.contains("is for linux/amd64 and not for linux/arm64"), "{said}");
     assert_eq!(digest_of(&context, "one"), arm);
     // A layout is pushed as it is.
     let said = ok(context.run(&["push", "whole", &name("copy:all")]));
@@ -197,6 +214,129 @@ fn several_platforms_are_copied_whole_or_one_of_them() {
     -- stderr
     error: the image sha256:[DIGEST] has no manifest for linux/s390x; it has linux/amd64, linux/arm64
     ");
+}
+
+/// Puts an index around some manifests into a repository.
+fn put_index(registry: &FakeRegistry, tag: &str, manifests: &[Value]) -> Value {
+    let media_type = "application/vnd.oci.image.index.v1+json";
+    let index = json!({ "schemaVersion": 2, "mediaType": media_type, "manifests": manifests }).to_string();
+    let digest = registry.put_manifest("app", Some(tag), media_type, index.as_bytes());
+    json!({ "mediaType": media_type, "digest": digest.to_string(), "size": index.len() })
+}
+
+#[test]
+fn images_that_are_none_or_are_hidden_well() {
+    let (context, digest) = with_image();
+    let registry = FakeRegistry::start().unwrap();
+    let name = |tag: &str| format!("{}/app:{tag}", registry.host());
+    ok(context.run(&["push", "image", &name("v1")]));
+    let manifest: Value = serde_json::from_slice(&registry.manifest("app", "v1").unwrap()).unwrap();
+    let size = registry.manifest("app", "v1").unwrap().len();
+    let manifest_type = "application/vnd.oci.image.manifest.v1+json";
+    let entry = json!({ "mediaType": manifest_type, "digest": digest, "size": size });
+    let put = |tag: &str, media_type: &str, body: &[u8]| {
+        registry.put_manifest("app", Some(tag), media_type, body);
+    };
+    put("schema1", "application/vnd.docker.distribution.manifest.v1+prettyjws", b"{\"schemaVersion\": 1}");
+    put("page", manifest_type, b"<html>");
+    put("large", manifest_type, &vec![b' '; 5 << 20]);
+    let layer = |media_type: &str| {
+        let mut manifest = manifest.clone();
+        manifest["layers"][0]["mediaType"] = json!(media_type);
+        manifest.to_string()
+    };
+    put(
+        "foreign",
+        manifest_type,
+        layer("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip").as_bytes(),
+    );
+    let mut artifact = manifest.clone();
+    artifact["config"]["mediaType"] = json!("application/vnd.cncf.helm.config.v1+json");
+    put("chart", manifest_type, artifact.to_string().as_bytes());
+    put_index(&registry, "huge", &vec![entry.clone(); 5000]);
+    let mut nested = entry.clone();
+    for depth in 0..12 {
+        nested["platform"] = json!({ "os": "linux", "architecture": "amd64" });
+        nested = put_index(&registry, &format!("depth{depth}"), &[nested]);
+    }
+    let of = |platform: Value| {
+        let mut entry = entry.clone();
+        entry["platform"] = platform;
+        entry
+    };
+    let arm = |variant: &str| of(json!({ "os": "linux", "architecture": "arm", "variant": variant }));
+    put_index(
+        &registry,
+        "arm",
+        &[arm("v5"), arm("v6"), of(json!({ "os": "windows", "architecture": "amd64" }))],
+    );
+    let tags = ["schema1", "page", "large", "foreign", "chart", "huge", "depth11", "arm"];
+    let said: Vec<String> = tags
+        .iter()
+        .map(|tag| shown(&context.run(&["pull", "--platform", "linux/amd64", &name(tag)]), &registry))
+        .collect();
+    assert_snapshot!(said.join("\n\n"), @"
+    exit 1
+    -- stderr
+    error: `http://[REGISTRY]/v2/app/manifests/schema1` is an image of Docker's schema 1, which has no digests that could be checked
+    hint: push it again with a newer Docker
+
+    exit 1
+    -- stderr
+    error: `http://[REGISTRY]/v2/app/manifests/page` is not usable
+      caused by: the document is not a valid manifest or index
+      caused by: expected value at line 1 column 1
+
+    exit 1
+    -- stderr
+    error: `http://[REGISTRY]/v2/app/manifests/large` is larger than 4194304 bytes
+
+    exit 1
+    -- stderr
+    error: the layer sha256:[DIGEST] is `application/vnd.docker.image.rootfs.foreign.diff.tar.gzip`: its bytes are not in the registry
+
+    exit 1
+    -- stderr
+    error: sha256:[DIGEST] is no image: its config is `application/vnd.cncf.helm.config.v1+json`
+
+    exit 1
+    -- stderr
+    error: the index sha256:[DIGEST] has 5000 entries; more than 4096 are refused
+
+    exit 1
+    -- stderr
+    error: the index sha256:[DIGEST] lies in more than 8 others
+
+    exit 1
+    -- stderr
+    error: the image sha256:[DIGEST] has no manifest for linux/amd64; it has linux/arm/v5, linux/arm/v6, windows/amd64
+    ");
+    // What is not too deep, and what does where there is nothing better.
+    ok(context.run(&["pull", "--platform", "linux/amd64", &name("depth3")]));
+    for (platform, code) in [("linux/arm/v7", 0), ("linux/arm64", 0), ("linux/arm/v5", 0), ("linux/386", 1)] {
+        let said = context.run(&["pull", "--platform", platform, &name("arm")]);
+        assert_eq!(said.code, code, "{platform}: {said}");
+    }
+}
+
+#[test]
+fn layers_of_all_kinds_are_unpacked() {
+    let context = TestContext::empty().env("WBUILD_OFFLINE", "0");
+    let registry = FakeRegistry::start().unwrap();
+    context.write("files/f", "hello");
+    context.write("files/Dockerfile", "FROM scratch\nCOPY f /f\n");
+    for kind in ["gzip", "zstd", "uncompressed", "estargz"] {
+        let output = format!("type=oci,tar=false,dest={kind},compression={kind},force-compression=true");
+        ok(context.run(&["build", "--progress", "quiet", "-o", &output, "files"]));
+        let name = format!("{}/app:{kind}", registry.host());
+        ok(context.run(&["push", kind, &name]));
+        context.write("again/Dockerfile", &format!("FROM scratch\nCOPY --from={name} /f /g\n"));
+        let fresh = format!("state-{kind}");
+        let args = ["build", "--home", &fresh, "--progress", "quiet", "-o", "type=local,dest=out", "again"];
+        ok(context.run(&args));
+        assert_eq!(context.read("out/g"), "hello", "{kind}");
+        fs::remove_dir_all(context.path("out")).unwrap();
+    }
 }
 
 fn log_in(context: &TestContext, host: &str, user: &str, password: &str) -> Output {
@@ -254,6 +394,8 @@ fn login_opens_a_registry_and_logout_closes_it() {
             -- stdout
             sha256:[DIGEST]
             -- stderr
+            pushed sha256:[DIGEST] ([SIZE])
+            pushed sha256:[DIGEST] ([SIZE])
             pushed [REGISTRY]/team/app:v1
             sent [SIZE] in 2 blobs
 

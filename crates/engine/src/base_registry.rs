@@ -14,6 +14,7 @@ use wbuild_report::{EventSink, Hint, Warning, with_causes};
 use wbuild_solver::Cancellation;
 use wbuild_store::Store;
 
+use crate::arrival::Arrivals;
 use crate::error::EngineError;
 use crate::known_images::{keep_image, known_name, remember_name};
 use crate::pulled_base::PulledBase;
@@ -64,6 +65,8 @@ pub(crate) struct BaseRegistries {
     pulling: Pulling,
     pub(crate) store: Store,
     pub(crate) transfers: Arc<Transfers>,
+    /// Layers that are being brought.
+    pub(crate) arrivals: Arc<Arrivals>,
     client: OnceLock<RegistryClient>,
     /// Nobody, as long as nothing is solved.
     following: Mutex<Option<Following>>,
@@ -83,6 +86,7 @@ impl BaseRegistries {
             pulling,
             store,
             transfers,
+            arrivals: Arc::default(),
             client: OnceLock::new(),
             following: Mutex::default(),
             roots: Mutex::default(),

@@ -18,7 +18,20 @@ use crate::worker::Engine;
 
 /// Who is told of results that a target's are stacked on.
 #[derive(Debug, Default)]
-pub(crate) struct Early(Mutex<Option<Listener>>);
+pub(crate) struct Early {
+    listener: Mutex<Option<Listener>>,
+    first: FirstStep,
+}
+
+/// What is to happen when there is something to do.
+#[derive(Default)]
+struct FirstStep(Mutex<Option<Box<dyn FnOnce() + Send>>>);
+
+impl fmt::Debug for FirstStep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("FirstStep")
+    }
+}
 
 #[derive(Debug)]
 struct Listener {
@@ -29,12 +42,24 @@ struct Listener {
 
 impl Early {
     fn set(&self, listener: Option<Listener>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = listener;
+        *self.listener.lock().unwrap_or_else(PoisonError::into_inner) = listener;
+    }
+
+    fn at_first(&self, begin: Option<Box<dyn FnOnce() + Send>>) {
+        *self.first.0.lock().unwrap_or_else(PoisonError::into_inner) = begin;
+    }
+
+    /// A vertex is about to run.
+    pub(crate) fn runs(&self) {
+        let begin = self.first.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(begin) = begin {
+            begin();
+        }
     }
 
     /// A vertex ran.
     pub(crate) fn ran(&self, id: VertexId, snapshot: &Snapshot) {
-        let listener = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let listener = self.listener.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(Listener { results, .. }) = listener.as_ref().filter(|known| known.below.contains(&id)) {
             // Whoever does not listen any more misses nothing.
             let _ = results.send(snapshot.clone());
@@ -87,6 +112,17 @@ impl Drop for EarlyLayers {
 }
 
 impl Engine {
+    /// Calls `begin` when the next solution has something to run, just before that: not where everything is there. It must
+    /// not block.
+    pub fn when_something_runs(&self, begin: impl FnOnce() + Send + 'static) {
+        self.early.at_first(Some(Box::new(begin)));
+    }
+
+    /// Takes back what was to happen [then](Self::when_something_runs).
+    pub fn whatever_runs(&self) {
+        self.early.at_first(None);
+    }
+
     /// From now on, whenever a step of a target has run, the layers up to it are written as an export with each of these
     /// recipes will, and given to whom they are for. What goes wrong, goes wrong again when the image is exported, and is
     /// said then.

@@ -10,19 +10,17 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use wbuild_executor::Identity;
 use wbuild_graph::{DeltaId, Snapshot};
-use wbuild_layer::LayerError;
 use wbuild_oci::Digest;
 use wbuild_snapshot::{
-    CollectReply, CollectRequest, CollectTimes, Disk, LayerSource, Mtimes, NoteOwners, Override, OwnerSource,
-    Owners, SnapshotError, TreeFace, View, disk_face, forget_tree_face, materialise, remember_tree_face,
-    restore_exec, seal, stack_for_mount, tree_face, unpack_layer,
+    CollectReply, CollectRequest, CollectTimes, Disk, Mtimes, NoteOwners, Override, OwnerSource, Owners,
+    SnapshotError, TreeFace, View, disk_face, forget_tree_face, materialise, remember_tree_face,
+    restore_exec, seal, stack_for_mount, tree_face,
 };
 use wbuild_store::{DeltaFolder, StoreError};
 use wbuild_tree::{Entry, EntryPath, Meta, Node, Subtree, TreeDigest, TreeSource, apply};
 
 use crate::error::EngineError;
 use crate::handlers;
-use crate::images::BaseLayer;
 use crate::users::ResolvedUser;
 use crate::worker::Engine;
 
@@ -297,10 +295,7 @@ impl Engine {
 
     /// All files of a snapshot as one tree, their contents in the store.
     pub(crate) fn merged(&self, snapshot: &Snapshot) -> Result<Subtree, EngineError> {
-        self.while_they_come(snapshot, || self.merged_of(snapshot))
-    }
-
-    fn merged_of(&self, snapshot: &Snapshot) -> Result<Subtree, EngineError> {
+        self.base_layers_on_disk(snapshot)?;
         let trees = self.trees();
         let mut merged = Subtree::empty();
         for delta in &snapshot.deltas {
@@ -315,44 +310,14 @@ impl Engine {
         Ok(merged)
     }
 
-    /// Calls `work` while the layers of a snapshot come that are in registries and not on disk: all at the same time, while
-    /// `work` unpacks the lower ones.
-    fn while_they_come<T>(
-        &self,
-        snapshot: &Snapshot,
-        work: impl FnOnce() -> Result<T, EngineError>,
-    ) -> Result<T, EngineError> {
-        let disk = self.disk(Mtimes::Tree);
-        let mut away = Vec::new();
-        for delta in &snapshot.deltas {
-            if let DeltaId::Layer(layer) = delta
-                && let Some(base) = self.images.layer(layer)
-                && base.is_away()?
-                && disk_face(&self.store, delta, disk)?.is_none()
-            {
-                away.push(base);
-            }
-        }
-        if away.len() < 2 {
-            return work();
-        }
-        std::thread::scope(|scope| {
-            let coming = scope.spawn(|| BaseLayer::bring_all(&away));
-            let done = work();
-            // What kept a layer from coming is why the work failed.
-            match coming.join() {
-                Ok(Err(error)) => Err(error),
-                _ => done,
-            }
-        })
-    }
-
     /// A snapshot that can be asked for single paths.
     pub(crate) fn view(&self, snapshot: &Snapshot) -> Result<View, EngineError> {
-        self.while_they_come(snapshot, || self.view_of(snapshot))
+        self.base_layers_on_disk(snapshot)?;
+        self.view_of(snapshot)
     }
 
-    fn view_of(&self, snapshot: &Snapshot) -> Result<View, EngineError> {
+    /// The same, when its base layers are on disk.
+    pub(crate) fn view_of(&self, snapshot: &Snapshot) -> Result<View, EngineError> {
         let disk = self.disk(Mtimes::Tree);
         let mut below = Snapshot::default();
         for delta in &snapshot.deltas {
@@ -382,16 +347,15 @@ impl Engine {
         mtimes: Mtimes,
         wanted: impl Fn(&DeltaId) -> bool,
     ) -> Result<(), EngineError> {
-        self.while_they_come(snapshot, || {
-            let mut below = Snapshot::default();
-            for delta in &snapshot.deltas {
-                if wanted(delta) {
-                    self.disk_folder(delta, &below, mtimes)?;
-                }
-                below = below.with(*delta);
+        self.base_layers_on_disk(snapshot)?;
+        let mut below = Snapshot::default();
+        for delta in &snapshot.deltas {
+            if wanted(delta) {
+                self.disk_folder(delta, &below, mtimes)?;
             }
-            Ok(())
-        })
+            below = below.with(*delta);
+        }
+        Ok(())
     }
 
     /// How files are on disk here: with their owners where this process may set them.
@@ -429,33 +393,8 @@ impl Engine {
                 materialise(&self.store, *tree, disk).map(|_| ()).map_err(gone)
             }
             DeltaId::Layer(layer) => {
-                let base = self.images.layer(layer).ok_or(EngineError::Lost { delta: *delta })?;
-                // Whatever keeps the blob from being opened says best what that is.
-                let failed = Mutex::new(None);
-                let open = || match base.open() {
-                    Ok(blob) => Ok(blob),
-                    Err(error) => {
-                        let text = error.to_string();
-                        failed.lock().unwrap_or_else(PoisonError::into_inner).replace(error);
-                        Err(io::Error::other(text))
-                    }
-                };
-                let source = LayerSource { diff_id: *layer, blob: base.descriptor.digest, open: &open };
-                let view = if below.deltas.is_empty() { None } else { Some(self.view(below)?) };
-                let unpacked = unpack_layer(&self.store, &source, disk.owners, view.as_ref());
-                let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
-                if let (Err(_), Some(error)) = (&unpacked, failed) {
-                    return Err(base.not_opened(error));
-                }
-                unpacked.map(|_| ()).map_err(|error| match error {
-                    // The disk's, not the layer's.
-                    error @ SnapshotError::Layer(LayerError::Disk { .. }) => error.into(),
-                    error @ SnapshotError::Layer(_) => base.not_unpacked(Box::new(error)),
-                    SnapshotError::Io { action: "read the layer", source, .. } => {
-                        base.not_unpacked(Box::new(source))
-                    }
-                    error => gone(error),
-                })
+                let unpacked = self.unpack_base_layer(layer)?;
+                self.publish_base_layer(layer, unpacked, below)
             }
         }
     }

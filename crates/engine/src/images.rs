@@ -10,6 +10,7 @@ use wbuild_image::{BaseImage, OciLayout, Select};
 use wbuild_oci::{Descriptor, DiffId, Digest, Platform, Reference};
 use wbuild_registry::Repository;
 
+use crate::arrival::{Arrival, Expecting};
 use crate::base_registry::BaseRegistries;
 use crate::error::EngineError;
 use crate::pulled_base::PulledBase;
@@ -125,6 +126,31 @@ impl BaseLayer {
             ImagePlace::Layout(layout) => Ok(Box::new(layout.open_blob(&self.descriptor)?)),
             ImagePlace::Registry(base) => base.open_blob(&self.descriptor),
         }
+    }
+
+    /// Somebody who is bringing the blob.
+    pub(crate) fn arrival(&self) -> Option<Arc<Arrival>> {
+        match &self.image.place {
+            ImagePlace::Layout(_) => None,
+            ImagePlace::Registry(base) => base.arrival(&self.descriptor.digest),
+        }
+    }
+
+    /// Opens the blob that somebody is bringing: whoever reads it verifies it.
+    pub(crate) fn open_arriving(&self, arrival: &Arc<Arrival>) -> Result<Box<dyn Read + Send>, EngineError> {
+        match &self.image.place {
+            ImagePlace::Layout(_) => self.open(),
+            ImagePlace::Registry(base) => Ok(base.open_arriving(&self.descriptor, arrival)),
+        }
+    }
+
+    /// Has layers be readable while they come; they have to be [brought](Self::bring_all).
+    pub(crate) fn expect_all(layers: &[Self]) -> Vec<Expecting> {
+        let expecting = |layer: &Self| match &layer.image.place {
+            ImagePlace::Layout(_) => None,
+            ImagePlace::Registry(base) => Some(base.expect([layer.descriptor.digest])),
+        };
+        layers.iter().filter_map(expecting).collect()
     }
 
     /// Brings this layer and those beside it to this machine, as far as they are not there.

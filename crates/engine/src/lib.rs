@@ -21,8 +21,10 @@
 //! - `container`: an image's process and its probe.
 //! - [`handlers`]: what helpers do inside the user namespace of steps.
 
+mod arrival;
 mod attest;
 mod baked;
+mod base_layers;
 mod base_registry;
 mod caches;
 mod conflict;

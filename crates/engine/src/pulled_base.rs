@@ -6,9 +6,10 @@ use std::sync::{Arc, Mutex, Weak};
 use wbuild_oci::{Descriptor, Digest};
 use wbuild_registry::{Repository, at_once};
 
+use crate::arrival::{Arrival, ArrivingBlob, Expecting};
 use crate::base_registry::{BaseRegistries, locked};
 use crate::error::EngineError;
-use crate::registries::pull_blob;
+use crate::registries::{Followers, is_here, pull_blob};
 use crate::transfers::Transfer;
 
 /// An image of a registry; its layers may not be here yet.
@@ -29,7 +30,8 @@ impl PulledBase {
     pub(crate) fn bring(&self, layers: &[Descriptor]) -> Result<(), EngineError> {
         let mut missing: Vec<&Descriptor> = Vec::new();
         for layer in layers {
-            if !self.is_here(&layer.digest)? && !missing.contains(&layer) {
+            let here = is_here(&self.registries.store, &self.repository, layer);
+            if !here.map_err(|error| self.about(error))? && !missing.contains(&layer) {
                 missing.push(layer);
             }
         }
@@ -42,18 +44,33 @@ impl PulledBase {
                 count: missing.len(),
             });
         }
+        let _expecting = self.expect(missing.iter().map(|layer| layer.digest));
         let client = registries.client()?;
         let transfer = self.transfer();
         let brought = registries.following().watched(|watch| {
             at_once(&missing, watch, |layer, watch| {
-                let mut part = transfer.part(layer.digest.to_string(), layer.size);
-                pull_blob(&registries.store, client, &self.repository, layer, watch, Some(&mut part))
+                let followers = Followers {
+                    part: Some(transfer.part(layer.digest.to_string(), layer.size)),
+                    arrival: registries.arrivals.of(&layer.digest),
+                };
+                pull_blob(&registries.store, client, &self.repository, layer, watch, followers)
             })
         });
         brought.map(drop).map_err(|error| {
             transfer.fail();
             self.about(error)
         })
+    }
+
+    /// Has layers be readable as soon as [`bring`](Self::bring) has something of them. Until this is dropped, somebody brings
+    /// them.
+    pub(crate) fn expect(&self, layers: impl IntoIterator<Item = Digest>) -> Expecting {
+        self.registries.arrivals.expect(layers)
+    }
+
+    /// A layer that somebody is bringing.
+    pub(crate) fn arrival(&self, layer: &Digest) -> Option<Arc<Arrival>> {
+        self.registries.arrivals.of(layer)
     }
 
     /// The one that is under way, or a new one.
@@ -76,6 +93,12 @@ impl PulledBase {
     pub(crate) fn open_blob(&self, layer: &Descriptor) -> Result<Box<dyn Read + Send>, EngineError> {
         self.bring(std::slice::from_ref(layer))?;
         Ok(Box::new(self.registries.store.open_blob(&layer.digest)?.reader()))
+    }
+
+    /// Opens a layer that somebody is bringing.
+    pub(crate) fn open_arriving(&self, layer: &Descriptor, arrival: &Arc<Arrival>) -> Box<dyn Read + Send> {
+        let store = self.registries.store.clone();
+        Box::new(ArrivingBlob::new(store, layer.digest, Arc::clone(arrival)))
     }
 
     /// Which image it was about, and what pinned it.

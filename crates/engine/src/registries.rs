@@ -7,9 +7,10 @@ use std::sync::Arc;
 use wbuild_oci::{Descriptor, Digest, Reference};
 use wbuild_registry::{CredentialFiles, RegistryClient, RegistryError, RegistryOptions, Repository, Rules};
 use wbuild_remote::{HttpOptions, Proxies, RetryPolicy, Sink, Watch};
-use wbuild_report::Moving;
-use wbuild_store::Store;
+use wbuild_report::{EventSink, Moving};
+use wbuild_store::{Store, StoreError};
 
+use crate::arrival::Arrival;
 use crate::base_registry::{BaseRegistries, Pulling};
 use crate::error::EngineError;
 use crate::known_images::{keep_image, remember_name};
@@ -61,7 +62,8 @@ pub fn insecure_registry_client(
 }
 
 impl Engine {
-    /// Brings a blob of a registry into the store, unless it is there. Says whether it was downloaded.
+    /// Brings a blob of a registry into the store, unless it is there. Says whether it was downloaded, and `part` how far it
+    /// is.
     ///
     /// # Errors
     /// When it cannot be had, is another one, or the store cannot be written.
@@ -71,8 +73,21 @@ impl Engine {
         repository: &Repository,
         descriptor: &Descriptor,
         watch: &Watch<'_>,
+        part: Option<TransferPart>,
     ) -> Result<bool, EngineError> {
-        pull_blob(&self.store, client, repository, descriptor, watch, None)
+        if self.store.holds_blob(&descriptor.digest)? {
+            if let Some(mut part) = part {
+                part.end(Moving::Present);
+            }
+            return Ok(false);
+        }
+        let followers = Followers { part, arrival: None };
+        pull_blob(&self.store, client, repository, descriptor, watch, followers)
+    }
+
+    /// From now on what moves is said to `events`, though nothing is solved.
+    pub fn follow_transfers(&self, events: EventSink) {
+        self.transfers.follow(events, 0);
     }
 
     /// Something begins to move to or from a registry: `push web:1`.
@@ -112,6 +127,15 @@ impl Engine {
     }
 }
 
+/// Who wants to know how far a download is.
+#[derive(Debug, Default)]
+pub(crate) struct Followers {
+    /// Shows it.
+    pub(crate) part: Option<TransferPart>,
+    /// Reads it.
+    pub(crate) arrival: Option<Arc<Arrival>>,
+}
+
 /// See [`Engine::pull_blob`].
 pub(crate) fn pull_blob(
     store: &Store,
@@ -119,44 +143,99 @@ pub(crate) fn pull_blob(
     repository: &Repository,
     descriptor: &Descriptor,
     watch: &Watch<'_>,
-    part: Option<&mut TransferPart>,
+    followers: Followers,
 ) -> Result<bool, EngineError> {
-    if store.holds_blob(&descriptor.digest)? {
+    let arrival = followers.arrival.clone();
+    let pulled = pull_missing(store, client, repository, descriptor, watch, followers);
+    if let Some(arrival) = arrival {
+        arrival.ended(pulled.as_ref().map(drop));
+    }
+    pulled
+}
+
+fn pull_missing(
+    store: &Store,
+    client: &RegistryClient,
+    repository: &Repository,
+    descriptor: &Descriptor,
+    watch: &Watch<'_>,
+    followers: Followers,
+) -> Result<bool, EngineError> {
+    if is_here(store, repository, descriptor)? {
         return Ok(false);
     }
     // One after the other, so that what two ask for is fetched once.
     let _lock = store.lock(&descriptor.digest)?;
-    if store.holds_blob(&descriptor.digest)? {
+    if is_here(store, repository, descriptor)? {
         return Ok(false);
     }
-    let mut blob = Told { blob: IntoStore::new(store)?, part };
+    let mut blob = Followed { blob: IntoStore::new(store)?, followers };
+    blob.show()?;
     client.fetch(repository, descriptor, &mut blob, watch)?;
     blob.blob.finish(Some(&descriptor.digest))?;
-    if let Some(part) = blob.part {
+    if let Some(mut part) = blob.followers.part {
         part.end(Moving::Done);
     }
     Ok(true)
 }
 
-/// A download that somebody follows.
-struct Told<'a> {
-    blob: IntoStore<'a>,
-    part: Option<&'a mut TransferPart>,
+/// Whether a blob is in the store.
+///
+/// # Errors
+/// When it has another size than its descriptor says: whoever downloads it fails, too.
+pub(crate) fn is_here(
+    store: &Store,
+    repository: &Repository,
+    descriptor: &Descriptor,
+) -> Result<bool, EngineError> {
+    if !store.holds_blob(&descriptor.digest)? {
+        return Ok(false);
+    }
+    let found = match store.open_blob(&descriptor.digest) {
+        Ok(blob) => blob.size(),
+        Err(error) if error.is_lost() => return Ok(false),
+        Err(error) => return Err(error.into()),
+    };
+    if found == descriptor.size {
+        return Ok(true);
+    }
+    let url = format!("{repository}@{}", descriptor.digest);
+    Err(RegistryError::Size { url, expected: descriptor.size, found }.into())
 }
 
-impl Sink for Told<'_> {
+/// A download that somebody follows.
+struct Followed<'a> {
+    blob: IntoStore<'a>,
+    followers: Followers,
+}
+
+impl Followed<'_> {
+    /// To who reads it: from now on it comes into this file.
+    fn show(&self) -> Result<(), StoreError> {
+        if let Some(arrival) = &self.followers.arrival {
+            arrival.comes_into(self.blob.growing()?);
+        }
+        Ok(())
+    }
+}
+
+impl Sink for Followed<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.blob.write(bytes)?;
-        if let Some(part) = &mut self.part {
+        if let Some(part) = &mut self.followers.part {
             part.moved(bytes.len() as u64);
+        }
+        if let Some(arrival) = &self.followers.arrival {
+            arrival.moved(bytes.len() as u64);
         }
         Ok(())
     }
 
     fn restart(&mut self) -> io::Result<()> {
-        if let Some(part) = &mut self.part {
+        if let Some(part) = &mut self.followers.part {
             part.again_from(0);
         }
-        self.blob.restart()
+        self.blob.restart()?;
+        self.show().map_err(io::Error::other)
     }
 }

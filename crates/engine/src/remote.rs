@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -211,6 +211,11 @@ pub(crate) struct IntoStore<'a> {
 impl<'a> IntoStore<'a> {
     pub(crate) fn new(store: &'a Store) -> Result<Self, StoreError> {
         Ok(Self { store, writer: store.blob_writer()? })
+    }
+
+    /// What has come, as long as it does not start over.
+    pub(crate) fn growing(&self) -> Result<File, StoreError> {
+        self.writer.growing()
     }
 
     /// Publishes what has come, if it is what it should be.

@@ -74,6 +74,11 @@ pub struct TransferPart {
 }
 
 impl TransferPart {
+    /// Nothing of it has moved yet, but it will.
+    pub fn announce(&self) {
+        self.say(Moving::UnderWay);
+    }
+
     /// More of it has moved.
     pub fn moved(&mut self, more: u64) {
         self.bytes = self.bytes.saturating_add(more).min(self.total);

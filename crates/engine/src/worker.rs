@@ -424,6 +424,7 @@ impl Worker for Engine {
     }
 
     fn run(&self, context: &RunContext<'_>) -> Result<Snapshot, EngineError> {
+        self.early.runs();
         let snapshot = self.perform(context).map_err(|error| error.on_disk_of(self.store.path()))?;
         self.early.ran(context.id, &snapshot);
         Ok(snapshot)

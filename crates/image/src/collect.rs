@@ -61,8 +61,25 @@ pub fn collect_image<D: Documents>(root: &Descriptor, documents: &D) -> Result<I
             images: Vec::new(),
         },
     };
-    collecting.below(&root.digest, document, 0)?;
+    collecting.below(&root.digest, document, Kind::Image, 0)?;
     Ok(collecting.parts)
+}
+
+/// What an index lists.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Image,
+    /// Stands beside images, for the platform `unknown/unknown`, and looks like one.
+    Attestation,
+}
+
+impl Kind {
+    fn of(entry: &Descriptor) -> Self {
+        match entry.annotations.contains_key("vnd.docker.reference.type") {
+            true => Self::Attestation,
+            false => Self::Image,
+        }
+    }
 }
 
 struct Collecting<'a, D> {
@@ -72,12 +89,18 @@ struct Collecting<'a, D> {
 }
 
 impl<D: Documents> Collecting<'_, D> {
-    fn below(&mut self, digest: &Digest, document: Document, depth: usize) -> Result<(), D::Error> {
+    fn below(
+        &mut self,
+        digest: &Digest,
+        document: Document,
+        kind: Kind,
+        depth: usize,
+    ) -> Result<(), D::Error> {
         if depth > MAX_INDEX_DEPTH {
             return Err(ImageError::TooDeep { digest: *digest }.into());
         }
         match document {
-            Document::Manifest(manifest) => self.manifest(&manifest),
+            Document::Manifest(manifest) => self.manifest(&manifest, kind),
             Document::Index(index) => {
                 for entry in &index.manifests {
                     if !self.seen.insert(entry.digest) {
@@ -87,7 +110,7 @@ impl<D: Documents> Collecting<'_, D> {
                         return Err(ImageError::TooMany { digest: *digest, count: self.seen.len() }.into());
                     }
                     let document = read_document(entry, self.documents)?;
-                    self.below(&entry.digest, document, depth + 1)?;
+                    self.below(&entry.digest, document, Kind::of(entry), depth + 1)?;
                     let bytes = self.documents.read(entry)?;
                     self.parts.manifests.push(DocumentBlob { descriptor: entry.clone(), bytes });
                 }
@@ -96,9 +119,10 @@ impl<D: Documents> Collecting<'_, D> {
         }
     }
 
-    fn manifest(&mut self, manifest: &Manifest) -> Result<(), D::Error> {
+    fn manifest(&mut self, manifest: &Manifest, kind: Kind) -> Result<(), D::Error> {
         let config = &manifest.config;
-        if [media::CONFIG, media::DOCKER_CONFIG].contains(&config.media_type.as_str()) {
+        if kind == Kind::Image && [media::CONFIG, media::DOCKER_CONFIG].contains(&config.media_type.as_str())
+        {
             let layers = manifest.layers.iter().map(|layer| layer.digest).collect();
             self.parts.images.push((config.digest, layers));
         }

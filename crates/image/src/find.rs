@@ -204,15 +204,17 @@ fn load<D: Documents>(
     Ok(BaseImage { descriptor, manifest, config, layers })
 }
 
-/// The manifest for a platform: the first that fits, as containerd does.
+/// The manifest for a platform: the first that fits, as containerd does; else one for a lower level of the processor.
 fn choose(digest: &Digest, index: Index, wanted: &Platform) -> Result<Descriptor, ImageError> {
     // Attestations stand beside images, for the platform `unknown/unknown`.
     let real = |entry: &Descriptor| !entry.annotations.contains_key("vnd.docker.reference.type");
     let mut entries: Vec<Descriptor> = index.manifests.into_iter().filter(real).collect();
-    let fits =
-        |entry: &Descriptor| entry.platform.as_ref().is_some_and(|platform| platform.satisfies(wanted));
-    if let Some(at) = entries.iter().position(fits) {
-        return Ok(entries.swap_remove(at));
+    for level in wanted.with_lower_levels() {
+        let fits =
+            |entry: &Descriptor| entry.platform.as_ref().is_some_and(|platform| platform.satisfies(&level));
+        if let Some(at) = entries.iter().position(fits) {
+            return Ok(entries.swap_remove(at));
+        }
     }
     match &entries[..] {
         // An index around one image that does not say what it is for.

@@ -132,8 +132,9 @@ impl OciLayout {
         tags
     }
 
-    /// What an image is called here, by the digest of its manifest or index; a tag without a name is one of `localhost/image`.
-    pub fn names(&self, digest: &Digest) -> Vec<Reference> {
+    /// What an image is called here, by the digest of its manifest or index, as far as it was selected under these names; a tag
+    /// without a name is one of `localhost/image`.
+    pub fn names(&self, digest: &Digest, select: &Select) -> Vec<Reference> {
         let named = |entry: &Descriptor| {
             let annotation = |key| entry.annotations.get(key).map(String::as_str);
             let tag = annotation(ANNOTATION_TAG);
@@ -141,7 +142,11 @@ impl OciLayout {
             let alone = || tag.and_then(|tag| format!("localhost/image:{tag}").parse().ok());
             full.and_then(|name| name.parse::<Reference>().ok()).or_else(alone)
         };
-        self.images().filter(|entry| entry.digest == *digest).filter_map(named).collect()
+        let meant = |entry: &&Descriptor| match select {
+            Select::Tag(tag) => is_named(entry, tag),
+            Select::Digest(_) | Select::Only => true,
+        };
+        self.images().filter(|entry| entry.digest == *digest).filter(meant).filter_map(named).collect()
     }
 
     /// Reads manifest and config of an image; where there is one for each platform, that for `platform`. An image that
@@ -170,6 +175,11 @@ impl OciLayout {
     pub fn open_blob(&self, descriptor: &Descriptor) -> Result<VerifiedReader<File>, LayoutError> {
         let file = open_regular(&self.blob_path(&descriptor.digest))?;
         Ok(VerifiedReader::new(file, descriptor.digest, descriptor.size))
+    }
+
+    /// Its folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// Where a blob is; it may be missing or damaged.

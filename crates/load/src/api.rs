@@ -59,6 +59,12 @@ struct RootFs {
 
 struct Api<'a>(&'a Address);
 
+/// See [`crate::reach`].
+pub(crate) fn reach(address: &Address) -> Result<(), LoadError> {
+    // What it says to that is its business, as long as it says something.
+    Api(address).ask("GET", "/_ping").map(drop)
+}
+
 /// See [`crate::load`].
 pub(crate) fn load(address: &Address, loading: &Loading<'_>) -> Result<Loaded, LoadError> {
     let api = Api(address);

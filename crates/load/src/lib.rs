@@ -50,6 +50,17 @@ pub struct Loaded {
     pub sent: Option<u64>,
 }
 
+/// Whether docker or podman answers. Of their programs only they themselves know.
+///
+/// # Errors
+/// When it does not.
+pub fn reach(engine: &Engine) -> Result<(), LoadError> {
+    match engine {
+        Engine::Api(address) => api::reach(address),
+        Engine::DockerProgram { .. } | Engine::Podman => Ok(()),
+    }
+}
+
 /// Hands an image to docker or podman.
 ///
 /// # Errors

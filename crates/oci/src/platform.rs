@@ -107,6 +107,52 @@ impl Platform {
         let variant = |platform: &Self| normal_variant(&platform.architecture, platform.variant.as_deref());
         self.os == wanted.os && self.architecture == wanted.architecture && variant(self) == variant(wanted)
     }
+
+    /// What runs where somebody asks for this, the best first: this itself, the lower levels of its processor, and its older
+    /// instruction sets. As containerd's `platforms.Only` has it, which docker and BuildKit choose by.
+    pub fn with_lower_levels(&self) -> Vec<Self> {
+        let variant = normal_variant(&self.architecture, self.variant.as_deref());
+        let number = |text: &str| text.parse::<u8>().ok().filter(|number| *number < 64);
+        let level = variant.as_deref().and_then(|variant| variant.strip_prefix('v'));
+        let of = |architecture: &str, variant: String| Self {
+            architecture: architecture.to_owned(),
+            variant: normal_variant(architecture, Some(&variant)),
+            ..self.clone()
+        };
+        let numbered = |architecture: &str, levels: std::ops::Range<u8>| -> Vec<Self> {
+            levels.rev().map(|level| of(architecture, format!("v{level}"))).collect()
+        };
+        let mut platforms = vec![Self { variant: variant.clone(), ..self.clone() }];
+        match self.architecture.as_str() {
+            "amd64" => {
+                platforms.extend(numbered("amd64", 1..level.and_then(number).unwrap_or(1)));
+                platforms.push(of("386", String::new()));
+            }
+            "arm" => platforms.extend(numbered("arm", 5..level.and_then(number).unwrap_or(5))),
+            "arm64" => {
+                let (major, minor) =
+                    level.map_or(("8", "0"), |level| level.split_once('.').unwrap_or((level, "0")));
+                let (major, mut minor) = (number(major).unwrap_or(0), number(minor).unwrap_or(0));
+                let minors = |major: u8, minors: std::ops::Range<u8>| {
+                    let text = move |minor| {
+                        if minor == 0 { format!("v{major}") } else { format!("v{major}.{minor}") }
+                    };
+                    minors.rev().map(move |minor| of("arm64", text(minor)))
+                };
+                if major == 9 {
+                    platforms.extend(minors(9, 0..minor));
+                    // v9.0 has what v8.5 has.
+                    minor += 6;
+                }
+                if matches!(major, 8 | 9) {
+                    platforms.extend(minors(8, 0..minor));
+                    platforms.extend(numbered("arm", 5..9));
+                }
+            }
+            _ => {}
+        }
+        platforms
+    }
 }
 
 /// The variant in the one spelling that it has everywhere (containerd's `normalizeArch`).
@@ -207,6 +253,41 @@ mod tests {
         for text in ["amd46", "linux/", "linux/a/b/c", "linux/a b", ""] {
             assert!(text.parse::<Platform>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn lower_levels_do_where_there_is_nothing_better() {
+        for (text, platforms) in [
+            ("linux/amd64", "linux/amd64 linux/386"),
+            ("linux/amd64/v3", "linux/amd64/v3 linux/amd64/v2 linux/amd64 linux/386"),
+            ("linux/arm", "linux/arm/v7 linux/arm/v6 linux/arm/v5"),
+            ("linux/arm/v5", "linux/arm/v5"),
+            ("linux/arm64", "linux/arm64 linux/arm/v8 linux/arm/v7 linux/arm/v6 linux/arm/v5"),
+            (
+                "linux/arm64/v8.2",
+                "linux/arm64/v8.2 linux/arm64/v8.1 linux/arm64 linux/arm/v8 linux/arm/v7 linux/arm/v6 linux/arm/v5",
+            ),
+            ("linux/riscv64", "linux/riscv64"),
+            ("linux/amd64/v255", "linux/amd64/v255 linux/386"),
+        ] {
+            let found: Vec<String> = text
+                .parse::<Platform>()
+                .unwrap()
+                .with_lower_levels()
+                .iter()
+                .map(ToString::to_string)
+                .collect();
+            assert_eq!(found.join(" "), platforms);
+        }
+        let nine: Vec<String> = "linux/arm64/v9.1"
+            .parse::<Platform>()
+            .unwrap()
+            .with_lower_levels()
+            .iter()
+            .filter(|found| found.architecture == "arm64")
+            .filter_map(|found| found.variant.clone())
+            .collect();
+        assert_eq!(nine, ["v9.1", "v9", "v8.6", "v8.5", "v8.4", "v8.3", "v8.2", "v8.1"]);
     }
 
     #[test]

@@ -1,14 +1,15 @@
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use wbuild_remote::{
-    Answer, Authorization, HttpClient, HttpError, HttpOptions, HttpUrl, Origin, Request, Retry, Watch,
+    Answer, Authorization, HttpClient, HttpError, HttpOptions, HttpUrl, Origin, Request, Watch,
 };
 
 use crate::challenge::Challenge;
 use crate::credentials::{CredentialFiles, Credentials, Found};
 use crate::error::{RegistryError, said};
+use crate::mirrors::PassedOver;
 use crate::repository::{Repository, Scope};
 use crate::rules::{Blocked, Encryption, Endpoint, Rules};
 use crate::token::{self, Token, Wanted};
@@ -34,6 +35,9 @@ pub struct RegistryClient {
     pub(crate) rules: Rules,
     pub(crate) credentials: CredentialFiles,
     pub(crate) http: HttpClient,
+    /// For mirrors, behind which there is another place to ask.
+    mirror_http: HttpClient,
+    pub(crate) passed_over: Mutex<PassedOver>,
     hosts: Mutex<BTreeMap<String, Arc<Host>>>,
 }
 
@@ -42,6 +46,8 @@ pub struct RegistryClient {
 struct Host {
     /// Whether it is spoken to in plain http, once that is known.
     plain: Mutex<Option<bool>>,
+    /// Whether it is worth asking more than once, if it is a mirror: it has given something already.
+    proven: AtomicBool,
     challenge: Mutex<Option<Challenge>>,
     /// By scopes, and by the person's credentials they were had with.
     tokens: Mutex<BTreeMap<(String, String), Token>>,
@@ -93,7 +99,7 @@ enum Shown {
     },
 }
 
-fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+pub(crate) fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -102,7 +108,15 @@ impl RegistryClient {
     pub fn new(options: RegistryOptions) -> Self {
         let RegistryOptions { rules, credentials, mut http } = options;
         http.hosts.extend(rules.tls.clone());
-        Self { rules, credentials, http: HttpClient::new(http), hosts: Mutex::default() }
+        let mirror_http = HttpClient::new(crate::mirrors::less_patient(http.clone()));
+        Self {
+            rules,
+            credentials,
+            http: HttpClient::new(http),
+            mirror_http,
+            passed_over: Mutex::default(),
+            hosts: Mutex::default(),
+        }
     }
 
     /// Where to pull from.
@@ -123,29 +137,14 @@ impl RegistryClient {
         RegistryError::Blocked { prefix, file: self.rules.file.clone() }
     }
 
-    /// Asks mirrors first, and the registry itself last. What a mirror cannot give, the next one is asked for; only what the
-    /// last one says counts.
-    pub(crate) fn ask_in_turn<T>(
-        &self,
-        endpoints: &[Endpoint],
-        watch: &Watch<'_>,
-        mut ask: impl FnMut(&Endpoint) -> Result<T, RegistryError>,
-    ) -> Result<T, RegistryError> {
-        let mut last = None;
-        for (index, endpoint) in endpoints.iter().enumerate() {
-            match ask(endpoint) {
-                Err(error) if index + 1 < endpoints.len() && !error.is_stopped() => {
-                    if !error.is_missing() {
-                        let subject = format!("the mirror {}", endpoint.registry);
-                        (watch.retrying)(&Retry { subject, why: error.to_string(), after: Duration::ZERO });
-                    }
-                    last = Some(error);
-                }
-                other => return other,
-            }
-        }
-        // There is always the registry itself.
-        Err(last.unwrap_or(RegistryError::Http(HttpError::Stopped)))
+    /// How a place is asked.
+    pub(crate) fn http_for(&self, endpoint: &Endpoint) -> &HttpClient {
+        if endpoint.mirror { &self.mirror_http } else { &self.http }
+    }
+
+    /// From now on a mirror is asked more than once.
+    pub(crate) fn insist(&self, endpoint: &Endpoint) {
+        self.host(endpoint).proven.store(true, Ordering::Relaxed);
     }
 
     fn host(&self, endpoint: &Endpoint) -> Arc<Host> {
@@ -153,7 +152,13 @@ impl RegistryClient {
     }
 
     /// `https://host/v2/`, or `http`, as this host speaks.
-    fn base(&self, endpoint: &Endpoint, host: &Host, watch: &Watch<'_>) -> Result<String, RegistryError> {
+    fn base(
+        &self,
+        endpoint: &Endpoint,
+        host: &Host,
+        once: bool,
+        watch: &Watch<'_>,
+    ) -> Result<String, RegistryError> {
         let plain = match endpoint.encryption {
             Encryption::Required => false,
             Encryption::Never => true,
@@ -162,8 +167,8 @@ impl RegistryClient {
                 match *plain {
                     Some(known) => known,
                     None => {
-                        let (found, sure) = self.speaks_plain_http(endpoint, watch)?;
-                        *plain = sure.then_some(found);
+                        let found = self.find_out_plain(endpoint, once, watch)?;
+                        *plain = Some(found);
                         found
                     }
                 }
@@ -173,26 +178,47 @@ impl RegistryClient {
         Ok(format!("{scheme}://{}/v2/", endpoint.host))
     }
 
-    /// Whether a host speaks plain http, and whether that is certain: nothing is, as long as it does not answer.
-    fn speaks_plain_http(
+    /// Whether a host speaks plain http. A server that is still starting says nothing about that: it is asked again, as
+    /// whatever else does not answer, until it does.
+    fn find_out_plain(
         &self,
         endpoint: &Endpoint,
+        once: bool,
         watch: &Watch<'_>,
-    ) -> Result<(bool, bool), RegistryError> {
+    ) -> Result<bool, RegistryError> {
+        let url = HttpUrl::parse(&format!("https://{}/v2/", endpoint.host)).map_err(HttpError::from)?;
+        let find_out = |(): &mut ()| self.speaks_plain_http(endpoint, watch);
+        let found = match once {
+            true => find_out(&mut ()),
+            false => self.http_for(endpoint).keep_trying(&url, watch, &mut (), |()| 0, find_out),
+        };
+        found.map_err(|source| match source {
+            HttpError::Network { .. } => {
+                RegistryError::Silent { registry: endpoint.registry.clone(), source }
+            }
+            other => other.into(),
+        })
+    }
+
+    /// Whether a host speaks plain http.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    fn speaks_plain_http(&self, endpoint: &Endpoint, watch: &Watch<'_>) -> Result<bool, HttpError> {
         let probe = |scheme: &str| -> Result<(), HttpError> {
             let url = HttpUrl::parse(&format!("{scheme}://{}/v2/", endpoint.host))?;
-            self.http.send(&Request::get(url).once(), MAX_ANSWER, watch).map(|_| ())
+            self.http_for(endpoint).send(&Request::get(url).once(), MAX_ANSWER, watch).map(|_| ())
         };
         match probe("https") {
-            Err(HttpError::NoTls { .. }) => Ok((true, true)),
-            Err(HttpError::Stopped) => Err(HttpError::Stopped.into()),
-            Err(HttpError::Network { .. }) => match probe("http") {
-                Err(HttpError::Stopped) => Err(HttpError::Stopped.into()),
-                Err(HttpError::Status { answer, .. }) => Ok((!wants_https(&answer), true)),
-                Ok(()) => Ok((true, true)),
-                Err(_) => Ok((false, false)),
+            Err(HttpError::NoTls { .. }) => Ok(true),
+            Err(error @ (HttpError::Stopped | HttpError::Stalled { .. })) => Err(error),
+            Err(error @ HttpError::Network { .. }) => match probe("http") {
+                Err(HttpError::Stopped) => Err(HttpError::Stopped),
+                Err(HttpError::Status { answer, .. }) => Ok(!wants_https(&answer)),
+                Ok(()) => Ok(true),
+                Err(_) => Err(error),
             },
-            _ => Ok((false, true)),
+            _ => Ok(false),
         }
     }
 
@@ -207,13 +233,23 @@ impl RegistryClient {
     ) -> Result<T, RegistryError> {
         let endpoint = call.endpoint;
         let host = self.host(endpoint);
-        let base = self.base(endpoint, &host, watch)?;
+        // A mirror that has given nothing yet is asked once.
+        let once = endpoint.mirror && !host.proven.load(Ordering::Relaxed);
+        let found_out_once = match endpoint.encryption {
+            Encryption::Preferred => once || make(&format!("https://{}/v2/", endpoint.host))?.is_once(),
+            Encryption::Required | Encryption::Never => once,
+        };
+        let base = self.base(endpoint, &host, found_out_once, watch)?;
         let origin = HttpUrl::parse(&base).map_err(HttpError::from)?.origin();
         loop {
             let (authorization, shown) = self.authorization(call, &host, &base, &origin, watch)?;
             let request = make(&base)?.with_authorization(authorization);
+            let request = if once { request.once() } else { request };
             let error = match perform(&request) {
-                Ok(value) => return Ok(value),
+                Ok(value) => {
+                    host.proven.store(true, Ordering::Relaxed);
+                    return Ok(value);
+                }
                 Err(error) => error,
             };
             let file = || self.rules.file.clone();
@@ -323,13 +359,12 @@ impl RegistryClient {
                     scopes: &scopes,
                     credentials,
                 };
-                let token =
-                    token::fetch(&wanted, &self.http, watch).map_err(|error| {
-                        match token::refusal(&error) {
-                            Some(said) => self.denied(call, host, said),
-                            None => error,
-                        }
-                    })?;
+                let token = token::fetch(&wanted, self.http_for(call.endpoint), watch).map_err(|error| {
+                    match token::refusal(&error) {
+                        Some(said) => self.denied(call, host, said),
+                        None => error,
+                    }
+                })?;
                 let authorization = Authorization::bearer(origin.clone(), &token.text);
                 if authorization.is_none() {
                     let (registry, realm) = (call.endpoint.registry.clone(), String::new());
@@ -364,7 +399,7 @@ impl RegistryClient {
         let endpoint = self.rules.for_login(registry);
         let call = Call { endpoint: &endpoint, scopes: Vec::new(), action: "log in to" };
         let host = Host::default();
-        let base = self.base(&endpoint, &host, watch)?;
+        let base = self.base(&endpoint, &host, false, watch)?;
         let url = HttpUrl::parse(&base).map_err(HttpError::from)?;
         let refused = |said: String| RegistryError::Refused {
             place: registry.to_owned(),

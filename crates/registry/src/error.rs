@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use wbuild_image::ImageError;
 use wbuild_oci::{Digest, Reference};
-use wbuild_remote::{Answer, HttpError};
+use wbuild_remote::{Answer, HttpError, Reply};
 use wbuild_report::Hint;
 
 use crate::credentials::CredentialsError;
@@ -11,12 +11,42 @@ use crate::credentials::CredentialsError;
 /// As much of what a registry says as is shown.
 const MAX_MESSAGE: usize = 300;
 
+/// As many characters of what is no message are shown.
+const MAX_SHOWN: usize = 60;
+
 /// Why a registry did not give or take something.
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
     /// The connection, or an answer that no retry helped against.
     #[error(transparent)]
     Http(#[from] HttpError),
+    /// A host that may speak either speaks neither.
+    #[error("{}", silent(registry, source))]
+    Silent {
+        /// Which registry, as the person names it.
+        registry: String,
+        /// What happened the last time with https.
+        #[source]
+        source: HttpError,
+    },
+    /// Mirrors do not give it, and the registry cannot be reached.
+    #[error("{}, and the registry itself cannot be reached", mirrors.join("; "))]
+    Nowhere {
+        /// What is wrong with each.
+        mirrors: Vec<String>,
+        /// What is wrong with the registry.
+        #[source]
+        own: Box<RegistryError>,
+    },
+    /// No push can be begun there.
+    #[error("cannot push to `{repository}`")]
+    NoPush {
+        /// Where.
+        repository: String,
+        /// Why.
+        #[source]
+        source: Box<RegistryError>,
+    },
     /// 401 or 403.
     #[error("`{registry}` does not let us {action} `{name}`: {said}")]
     Denied {
@@ -56,6 +86,8 @@ pub enum RegistryError {
         near: Vec<String>,
         /// Some that there are, if none is like it.
         others: Vec<String>,
+        /// Whether it is listed nevertheless.
+        listed: bool,
     },
     /// There is no such repository.
     #[error("`{registry}` has no repository `{name}`")]
@@ -184,10 +216,18 @@ impl RegistryError {
         matches!(self, Self::Http(HttpError::Stopped))
     }
 
+    /// Whether it would be the same anywhere.
+    pub(crate) fn is_of_this_machine(&self) -> bool {
+        matches!(self, Self::Http(HttpError::Stopped | HttpError::Sink { .. } | HttpError::Setup { .. }))
+    }
+
     /// Whether the registry, or its token server, gave no answer that is one: it may be another one later.
     pub fn is_unreachable(&self) -> bool {
         match self {
-            Self::Http(HttpError::NoHost { .. } | HttpError::Redirect { .. }) | Self::Token { .. } => true,
+            Self::Http(HttpError::NoHost { .. } | HttpError::Redirect { .. })
+            | Self::Nowhere { .. }
+            | Self::Silent { .. }
+            | Self::Token { .. } => true,
             Self::Http(error) => error.may_pass(),
             Self::Refused { status, .. } => matches!(status, 408 | 429 | 500..=599),
             _ => false,
@@ -220,9 +260,19 @@ impl Hint for RegistryError {
                 ));
                 hints
             }
+            Self::Silent { source, .. } if source.is_refused() => {
+                vec!["is the registry started, and the port right?".to_owned()]
+            }
+            Self::Nowhere { own: source, .. } | Self::NoPush { source, .. } => source.hints(),
             Self::Http(HttpError::Digest { .. }) | Self::Digest { .. } | Self::Size { .. } => {
                 vec![
                     "the registry, or something between it and here, gives other bytes than were pushed: push the image again, or take it from elsewhere"
+                        .to_owned(),
+                ]
+            }
+            Self::Http(HttpError::Payload { source, .. }) if source.kind() == std::io::ErrorKind::InvalidData => {
+                vec![
+                    "it was damaged on this machine: make the image again; `wbuild cache verify` drops what is damaged in the state directory"
                         .to_owned(),
                 ]
             }
@@ -268,6 +318,10 @@ impl Hint for RegistryError {
                     ),
                 ]
             }
+            Self::NoManifest { what, listed: true, .. } => vec![format!(
+                "the registry lists `{}`, and does not give it: push the image again",
+                what.escape_debug()
+            )],
             Self::NoManifest { near, .. } if !near.is_empty() => {
                 let near: Vec<String> = near.iter().map(|tag| format!("`{}`", tag.escape_debug())).collect();
                 vec![format!("did you mean {}?", near.join(", "))]
@@ -289,6 +343,33 @@ impl Hint for RegistryError {
             _ => Vec::new(),
         }
     }
+}
+
+fn silent(registry: &str, source: &HttpError) -> String {
+    match source.is_refused() {
+        true => format!("nothing listens at `{registry}`"),
+        false => format!("`{registry}` answers neither https nor http"),
+    }
+}
+
+/// What came instead of what was wanted: its status, its media type and its first characters.
+pub(crate) fn shown(reply: &Reply) -> String {
+    let media_type = reply.headers.get("content-type").and_then(|stated| stated.to_str().ok());
+    let media_type = media_type.map_or_else(String::new, |stated| format!(", `{}`", clipped(stated)));
+    let text = String::from_utf8_lossy(&reply.body);
+    let begins = match text.trim() {
+        "" => String::new(),
+        text => format!(", that begins with `{}`", clipped(text)),
+    };
+    format!("an answer {}{media_type}{begins}", reply.status)
+}
+
+fn clipped(text: &str) -> String {
+    let mut clipped: String = text.chars().take(MAX_SHOWN).collect();
+    if clipped.len() < text.len() {
+        clipped.push('…');
+    }
+    clipped.escape_debug().to_string()
 }
 
 /// What registries say in the body of an error (distribution-spec, "Error Codes").

@@ -22,6 +22,7 @@ mod client;
 mod credentials;
 mod error;
 mod login;
+mod mirrors;
 mod pull;
 mod push;
 mod repository;

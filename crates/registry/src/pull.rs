@@ -9,7 +9,7 @@ use wbuild_remote::{Expected, HeaderValue, HttpError, HttpUrl, Request, Sink, Tr
 use wbuild_report::nearest;
 
 use crate::client::{Call, MAX_ANSWER, RegistryClient};
-use crate::error::{Named, RegistryError, codes, said};
+use crate::error::{Named, RegistryError, codes, said, shown};
 use crate::repository::Repository;
 use crate::rules::Endpoint;
 
@@ -109,7 +109,7 @@ impl RegistryClient {
                 let request = Request::get(manifest_url(base, endpoint, &what)?);
                 Ok(request.with_header("accept", accepted()).staying_encrypted())
             },
-            &mut |request| self.http.send(request, MAX_DOCUMENT_BYTES, watch),
+            &mut |request| self.http_for(endpoint).send(request, MAX_DOCUMENT_BYTES, watch),
         );
         let reply = match reply {
             Err(RegistryError::Http(HttpError::Status { answer, .. })) if answer.status == 404 => {
@@ -129,6 +129,14 @@ impl RegistryClient {
         }
         if let Some(encoding) = reply.encoding() {
             return Err(HttpError::Encoded { url, encoding }.into());
+        }
+        // The page of a proxy, or of another server: what is wrong with it as a manifest says nothing.
+        if !reply.body.trim_ascii_start().starts_with(b"{") && !stated.is_some_and(is_manifest) {
+            return Err(RegistryError::Protocol {
+                registry: endpoint.registry.clone(),
+                url,
+                why: format!("it is no manifest, but {}", shown(&reply)),
+            });
         }
         let found = Digest::of(&reply.body);
         // Some send digests of other kinds; what they are worth, nobody can say.
@@ -163,12 +171,15 @@ impl RegistryClient {
         if codes.iter().any(|code| code.code == "NAME_UNKNOWN") {
             return repository();
         }
-        let (mut near, mut others) = (Vec::new(), Vec::new());
+        let (mut near, mut others, mut listed) = (Vec::new(), Vec::new(), false);
         if let (Some(tag), None, false, Near::Look) =
             (&reference.tag, &reference.digest, endpoint.mirror, look)
         {
             match self.tags_at(endpoint, watch) {
-                Ok(tags) => {
+                Ok(mut tags) => {
+                    // It may list what it has lost.
+                    listed = tags.contains(tag);
+                    tags.retain(|known| known != tag);
                     let found = nearest(tag, tags.iter().map(String::as_str));
                     near = found.into_iter().map(str::to_owned).collect();
                     others = tags;
@@ -184,6 +195,7 @@ impl RegistryClient {
             what: what_of(reference),
             near,
             others,
+            listed,
         }
     }
 
@@ -214,7 +226,7 @@ impl RegistryClient {
                 let request = Request::head(manifest_url(base, call.endpoint, &what)?);
                 Ok(request.with_header("accept", accepted()).staying_encrypted())
             },
-            &mut |request| self.http.send(request, MAX_ANSWER, watch),
+            &mut |request| self.http_for(call.endpoint).send(request, MAX_ANSWER, watch),
         );
         let reply = match reply {
             Err(RegistryError::Http(HttpError::Status { answer, .. })) if answer.status == 404 => {
@@ -227,6 +239,11 @@ impl RegistryClient {
         let header =
             |name: &str| reply.headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
         let digest = header("docker-content-digest").and_then(|digest| digest.parse().ok());
+        let media_type = header("content-type").and_then(|stated| stated.split(';').next()).map(str::trim);
+        // Proxies that want a login answer everything.
+        if digest.is_none() && !media_type.is_some_and(is_manifest) {
+            return Ok(None);
+        }
         let size = header("content-length").and_then(|size| size.parse().ok());
         Ok(digest.or(reference.digest).map(|digest| {
             Descriptor::new(header("content-type").unwrap_or_default(), digest, size.unwrap_or_default())
@@ -249,7 +266,7 @@ impl RegistryClient {
                     let request = Request::head(manifest_url(base, endpoint, &what)?);
                     Ok(request.with_header("accept", accepted()).staying_encrypted().once())
                 },
-                &mut |request| self.http.send(request, MAX_ANSWER, watch),
+                &mut |request| self.http_for(endpoint).send(request, MAX_ANSWER, watch),
             );
             match reply {
                 Err(RegistryError::Http(HttpError::Status { answer, .. })) if answer.status == 404 => {
@@ -258,6 +275,7 @@ impl RegistryClient {
                         what: what.clone(),
                         near: Vec::new(),
                         others: Vec::new(),
+                        listed: false,
                     })
                 }
                 Err(error) => Err(refused(error, endpoint, || format!("say what `{what}` is"))),
@@ -345,7 +363,7 @@ impl RegistryClient {
                 &Call::pull(endpoint),
                 watch,
                 &|base| Ok(Request::get(blob_url(base, endpoint, &descriptor.digest)?)),
-                &mut |request| self.http.go_on(&mut transfer, request, &expected, watch),
+                &mut |request| self.http_for(endpoint).go_on(&mut transfer, request, &expected, watch),
             );
             match done {
                 Err(RegistryError::Http(HttpError::Status { answer, .. })) if answer.status == 404 => {
@@ -388,7 +406,7 @@ impl RegistryClient {
                 &Call::pull(endpoint),
                 watch,
                 &|base| Ok(Request::get(blob_url(base, endpoint, blob)?).with_range(range)),
-                &mut |request| self.http.send(request, wanted, watch),
+                &mut |request| self.http_for(endpoint).send(request, wanted, watch),
             );
             let reply = match asked {
                 Ok(reply) => reply,
@@ -434,7 +452,7 @@ impl RegistryClient {
             &Call::pull(endpoint),
             watch,
             &|base| Ok(Request::get(url(&format!("{base}{}/tags/list?n={MAX_TAGS}", endpoint.name))?)),
-            &mut |request| self.http.send(request, MAX_DOCUMENT_BYTES, watch),
+            &mut |request| self.http_for(endpoint).send(request, MAX_DOCUMENT_BYTES, watch),
         );
         let reply = match reply {
             Err(RegistryError::Http(HttpError::Status { answer, .. })) if answer.status == 404 => {

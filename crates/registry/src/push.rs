@@ -6,10 +6,10 @@ use wbuild_remote::{HeaderValue, HttpError, Payload, Request, Watch};
 
 use crate::at_once::at_once;
 use crate::client::{Call, MAX_ANSWER, RegistryClient};
-use crate::error::{RegistryError, codes};
+use crate::error::{RegistryError, codes, shown};
 use crate::pull::{manifest_url, refused, what_of};
 use crate::repository::Repository;
-use crate::upload::{Blob, Pushed};
+use crate::upload::{Blob, CREATED, Pushed};
 
 /// What is to be in a repository.
 #[derive(Clone, Debug)]
@@ -198,7 +198,16 @@ impl RegistryClient {
             Some(found) if found != digest => {
                 Err(RegistryError::Digest { url: reply.url.to_string(), expected: digest, found })
             }
-            _ => Ok(header("oci-subject").is_some()),
+            _ if reply.status == CREATED => Ok(header("oci-subject").is_some()),
+            // Some say so in another way: what counts is whether it is there.
+            _ => match self.find_at(&Call::push(&endpoint), name, watch)? {
+                Some(kept) if kept.digest == digest => Ok(header("oci-subject").is_some()),
+                _ => Err(RegistryError::Protocol {
+                    registry: endpoint.registry.clone(),
+                    url: reply.url.to_string(),
+                    why: format!("it did not keep the manifest `{what}`, but gave {}", shown(&reply)),
+                }),
+            },
         }
     }
 

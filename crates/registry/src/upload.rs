@@ -4,18 +4,22 @@ use std::io::{self, Cursor, Read, Seek, SeekFrom};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use sha2::{Digest as _, Sha256};
 use url::form_urlencoded::Serializer;
 use wbuild_oci::{Descriptor, Digest};
 use wbuild_remote::{HeaderValue, HttpError, HttpUrl, Payload, Reply, Request, Watch};
 
 use crate::client::{Call, MAX_ANSWER, RegistryClient};
-use crate::error::RegistryError;
+use crate::error::{RegistryError, shown};
 use crate::pull::{blob_url, refused, url};
 use crate::repository::Repository;
 use crate::rules::Endpoint;
 
 /// How much is sent at once after an upload was cut where it could not be gone on with: what is through, stays.
 const CHUNK: u64 = 16 << 20;
+
+/// The one answer to a blob or manifest that was taken (distribution-spec, "Pushing").
+pub(crate) const CREATED: u16 = 201;
 
 type Prepare = dyn Fn(&Watch<'_>) -> Result<(), RegistryError> + Send + Sync;
 type Told = dyn Fn(Pushed) + Send + Sync;
@@ -102,12 +106,56 @@ impl Blob {
 
     fn payload(&self, offset: u64, length: u64) -> Payload {
         let open = Arc::clone(&self.open);
-        let rest = self.descriptor.size - offset;
+        let (digest, size) = (self.descriptor.digest, self.descriptor.size);
+        let rest = size - offset;
         Payload::reopened(length, move || {
             let reader = open(offset)?;
+            let reader = match offset {
+                0 => Box::new(Compared { reader, size, read: 0, hasher: Sha256::new(), digest }),
+                // What begins in the middle is left to the registry to compare.
+                _ => reader,
+            };
             // One that has more than it should, is noticed where it ends.
             Ok(if length < rest { Box::new(reader.take(length)) } else { reader })
         })
+    }
+}
+
+/// Keeps the end of a blob back that is not what its digest says, so that the registry never has all of it.
+struct Compared {
+    reader: Box<dyn Read + Send>,
+    size: u64,
+    read: u64,
+    hasher: Sha256,
+    digest: Digest,
+}
+
+impl Read for Compared {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.reader.read(buffer)?;
+        let wrong = |why: String| Err(io::Error::new(io::ErrorKind::InvalidData, why));
+        let expected = self.digest;
+        if read == 0 && !buffer.is_empty() && self.read < self.size {
+            return wrong(format!(
+                "the blob {expected} is damaged: it has {} of {} bytes",
+                self.read, self.size
+            ));
+        }
+        self.hasher.update(&buffer[..read]);
+        let before = self.read;
+        self.read += read as u64;
+        if self.read > self.size {
+            return wrong(format!("the blob {expected} is damaged: it has more than {} bytes", self.size));
+        }
+        if self.read == self.size && before < self.size {
+            let found = Digest::from_bytes(self.hasher.clone().finalize().into());
+            if found != expected {
+                return wrong(format!(
+                    "the blob {expected} is damaged: what is there has the digest {found}"
+                ));
+            }
+        }
+        Ok(read)
     }
 }
 
@@ -202,6 +250,38 @@ impl RegistryClient {
         })?
     }
 
+    /// Whether a repository would take a push: begins an upload, and gives it up again.
+    ///
+    /// # Errors
+    /// When the registry cannot be reached, or says no.
+    pub fn check_push(&self, repository: &Repository, watch: &Watch<'_>) -> Result<(), RegistryError> {
+        let endpoint = self.target(repository)?;
+        let call = Call::push(&endpoint);
+        let begun = self.ask(
+            &call,
+            watch,
+            &|base| {
+                let url = url(&format!("{base}{}/blobs/uploads/", endpoint.name))?;
+                Ok(Request::post(url, Payload::bytes("")))
+            },
+            &mut |request| self.http.send(request, MAX_ANSWER, watch),
+        );
+        let reply =
+            begun.map_err(|error| match refused(error, &endpoint, || "begin an upload".to_owned()) {
+                // It may be about another host, and says nothing of a push.
+                error @ RegistryError::Http(_) if !error.is_stopped() => {
+                    RegistryError::NoPush { repository: repository.to_string(), source: Box::new(error) }
+                }
+                other => other,
+            })?;
+        let upload = location(&endpoint, &reply)?;
+        // Registries forget uploads that nobody goes on with: not all of them can be told.
+        let _ = self.ask(&call, watch, &|_| Ok(Request::delete(upload.clone()).once()), &mut |request| {
+            self.http.send(request, MAX_ANSWER, watch)
+        });
+        Ok(())
+    }
+
     /// Whether a repository has a blob, where a push goes.
     ///
     /// # Errors
@@ -240,7 +320,14 @@ impl RegistryClient {
             Ok(reply) => {
                 // Another size under this digest is no blob that could be relied upon.
                 let size = header(&reply, "content-length").and_then(|size| size.parse::<u64>().ok());
-                Ok(size.is_none_or(|size| size == descriptor.size))
+                let digest = header(&reply, "docker-content-digest").and_then(|digest| digest.parse().ok());
+                Ok(match (digest, size) {
+                    (Some(digest), size) => {
+                        descriptor.digest == digest && size.is_none_or(|size| size == descriptor.size)
+                    }
+                    // Proxies that want a login answer everything.
+                    (None, size) => size == Some(descriptor.size),
+                })
             }
             Err(RegistryError::Http(HttpError::Status { answer, .. })) if answer.status == 404 => Ok(false),
             Err(RegistryError::Http(error)) if once && error.may_pass() => Err(error.into()),
@@ -266,7 +353,7 @@ impl RegistryClient {
             &mut |request| self.http.send(request, MAX_ANSWER, watch),
         );
         match asked {
-            Ok(reply) if reply.status == 201 => Ok(true),
+            Ok(reply) if reply.status == CREATED => Ok(true),
             Ok(reply) => {
                 upload.location = Some(location(endpoint, &reply)?);
                 Ok(false)
@@ -344,7 +431,14 @@ impl RegistryClient {
                         expected: upload.blob.descriptor.digest,
                         found,
                     }),
-                    _ => Ok(Pushed::Sent),
+                    _ if reply.status == CREATED => Ok(Pushed::Sent),
+                    // Some say so in another way: what counts is whether it is there.
+                    _ if self.has_blob(endpoint, &upload.blob.descriptor, false, watch)? => Ok(Pushed::Sent),
+                    _ => Err(RegistryError::Protocol {
+                        registry: endpoint.registry.clone(),
+                        why: format!("it did not keep the blob, but gave {}", shown(&reply)),
+                        url: reply.url.to_string(),
+                    }),
                 };
             }
             upload.position += length;
@@ -420,7 +514,10 @@ fn taken(range: &str) -> Option<u64> {
 
 /// Where an upload goes on. Registries behind proxies that end TLS often say `http` for themselves.
 fn location(endpoint: &Endpoint, reply: &Reply) -> Result<HttpUrl, RegistryError> {
-    let no_location = || no_location(endpoint, &reply.url);
+    let no_location = || {
+        let why = format!("it names no place for an upload, but gave {}", shown(reply));
+        RegistryError::Protocol { registry: endpoint.registry.clone(), url: reply.url.to_string(), why }
+    };
     let text = header(reply, "location").ok_or_else(no_location)?;
     let own = url::Url::parse(reply.url.identity()).map_err(|_| no_location())?;
     let mut joined = own.join(text).map_err(|_| no_location())?;

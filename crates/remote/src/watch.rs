@@ -10,13 +10,16 @@ pub struct Retry {
     pub subject: String,
     /// Why the last try failed.
     pub why: String,
-    /// After how long.
+    /// After how long; zero when it is not tried again there, but elsewhere.
     pub after: Duration,
 }
 
 impl fmt::Display for Retry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { subject, why, after } = self;
+        if after.is_zero() {
+            return write!(f, "{subject}: {why}");
+        }
         write!(f, "{subject}: {why}; trying again in {:.1} s", after.as_secs_f64())
     }
 }

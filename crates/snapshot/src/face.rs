@@ -1,12 +1,13 @@
 use std::io::Read;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use serde::{Deserialize, Serialize};
 use wbuild_graph::{DeltaId, Key};
 use wbuild_layer::{Expected, Owners, UnpackOptions, unpack};
 use wbuild_oci::{DiffId, Digest};
-use wbuild_store::{DeltaFolder, DeltaName, Draft, RecordMeta, Ref, Store};
+use wbuild_store::{DeltaFolder, DeltaName, Draft, KeyLock, RecordMeta, Ref, Store};
 use wbuild_tree::{ContentDigest, Entry, EntryPath, Lookup, Meta, TreeDigest};
 
 use crate::error::{At, SnapshotError};
@@ -214,11 +215,15 @@ pub(crate) fn making(
     if let Some(folder) = store.delta(name)? {
         return Ok(folder);
     }
-    let _alone = store.lock(&Digest::of(format!("wbuild-disk-face-1\n{name}").as_bytes()))?;
+    let _alone = making_lock(store, name)?;
     match store.delta(name)? {
         Some(folder) => Ok(folder),
         None => make(),
     }
+}
+
+fn making_lock(store: &Store, name: &DeltaName) -> Result<KeyLock, SnapshotError> {
+    Ok(store.lock(&Digest::of(format!("wbuild-disk-face-1\n{name}").as_bytes()))?)
 }
 
 /// A layer and how to get at its blob.
@@ -246,8 +251,45 @@ pub struct LayerFace {
     pub tree: TreeFace,
 }
 
-/// Unpacks a layer of a base image, unless both its faces are there. `below` is what it is put on: directories that the
-/// layer only implies get their metadata from there.
+/// What came of unpacking a layer.
+#[derive(Debug)]
+pub enum Unpacking {
+    /// Both faces are there.
+    There(LayerFace),
+    /// It is complete, but for the metadata of directories that it only implies.
+    Draft(LayerDraft),
+}
+
+/// A layer that was unpacked and verified, and that nobody sees yet.
+#[derive(Debug)]
+pub struct LayerDraft {
+    name: DeltaName,
+    delta: DeltaId,
+    draft: Draft,
+    tree: TreeFace,
+    owners: Owners,
+}
+
+impl LayerDraft {
+    /// Publishes it. `below` is what it is put on: directories that the layer only implies get their metadata from there.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn publish(self, store: &Store, below: Option<&View>) -> Result<LayerFace, SnapshotError> {
+        let Self { name, delta, draft, tree, owners } = self;
+        if let Some(below) = below.filter(|_| !tree.implied.is_empty()) {
+            let path = draft.fs();
+            let target = opened(&path)?;
+            describe_implied(&tree.implied, below, target.as_fd(), &path, owners)?;
+        }
+        remember_tree_face(store, &delta, None, &tree)?;
+        Ok(LayerFace { folder: publish(store, &name, draft)?, tree })
+    }
+}
+
+/// Unpacks a layer of a base image, unless both its faces are there. One that is whole in itself is published. Nothing is
+/// published, and no tree is kept, before the blob was read to its end and found to be the expected one, with the expected
+/// contents; so what `source` opens may still be coming.
 ///
 /// # Errors
 /// When the blob is damaged, hostile, or not the expected one, or when the disk fails.
@@ -255,40 +297,47 @@ pub fn unpack_layer(
     store: &Store,
     source: &LayerSource<'_>,
     owners: Owners,
-    below: Option<&View>,
-) -> Result<LayerFace, SnapshotError> {
+) -> Result<Unpacking, SnapshotError> {
     let delta = DeltaId::Layer(source.diff_id);
     let name = face_name(&delta, Disk { mtimes: Mtimes::Tree, owners });
-    if let (Some(folder), Some(tree)) = (store.delta(&name)?, tree_face(store, &delta)?) {
-        return Ok(LayerFace { folder, tree });
+    let mut folder = store.delta(&name)?;
+    if let (Some(folder), Some(tree)) = (&folder, tree_face(store, &delta)?) {
+        return Ok(Unpacking::There(LayerFace { folder: folder.clone(), tree }));
     }
-    let mut made = None;
-    let folder = making(store, &name, || {
-        let draft = store.draft()?;
-        let path = draft.fs();
-        let blob = (source.open)().at("read the layer", store.path())?;
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let target = openat(CWD, &path, flags, Mode::empty()).at("open", &path)?;
-        let options = UnpackOptions { owners, ..UnpackOptions::default() };
-        let unpacked = unpack(blob, &expected(source), target.as_fd(), &options)?.layer;
-        if let Some(below) = below {
-            describe_implied(&unpacked.implied, below, target.as_fd(), &path, owners)?;
-        }
-        let tree = store.put_tree(&unpacked.tree)?;
-        let face =
-            TreeFace { tree, opaque_root: unpacked.opaque_root, implied: unpacked.implied, content: None };
-        remember_tree_face(store, &delta, None, &face)?;
-        made = Some(face);
-        publish(store, &name, draft)
-    })?;
-    let tree = match made {
-        Some(tree) => tree,
-        None => match tree_face(store, &delta)? {
+    // One after the other. Given back before the draft waits for other layers.
+    let _alone = making_lock(store, &name)?;
+    if folder.is_none() {
+        folder = store.delta(&name)?;
+    }
+    if let Some(folder) = folder {
+        let tree = match tree_face(store, &delta)? {
             Some(tree) => tree,
             None => read_layer(store, source, &delta)?,
-        },
+        };
+        return Ok(Unpacking::There(LayerFace { folder, tree }));
+    }
+    let draft = store.draft()?;
+    let path = draft.fs();
+    let blob = (source.open)().at("read the layer", store.path())?;
+    let target = opened(&path)?;
+    let options = UnpackOptions { owners, ..UnpackOptions::default() };
+    let unpacked = unpack(blob, &expected(source), target.as_fd(), &options)?.layer;
+    let tree = TreeFace {
+        tree: store.put_tree(&unpacked.tree)?,
+        opaque_root: unpacked.opaque_root,
+        implied: unpacked.implied,
+        content: None,
     };
-    Ok(LayerFace { folder, tree })
+    let draft = LayerDraft { name, delta, draft, tree, owners };
+    match draft.tree.implied.is_empty() {
+        true => Ok(Unpacking::There(draft.publish(store, None)?)),
+        false => Ok(Unpacking::Draft(draft)),
+    }
+}
+
+fn opened(folder: &Path) -> Result<OwnedFd, SnapshotError> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    openat(CWD, folder, flags, Mode::empty()).at("open", folder)
 }
 
 fn expected(source: &LayerSource<'_>) -> Expected {
@@ -312,7 +361,7 @@ fn describe_implied(
     implied: &[EntryPath],
     below: &View,
     target: std::os::fd::BorrowedFd<'_>,
-    shown: &std::path::Path,
+    shown: &Path,
     owners: Owners,
 ) -> Result<(), SnapshotError> {
     for path in implied.iter().rev() {

@@ -34,8 +34,9 @@ pub use check::{CheckReply, CheckRequest, Made, check};
 pub use collect::{CollectReply, CollectRequest, CollectTimes, Device, Override, OwnerSource, Stub, collect};
 pub use error::SnapshotError;
 pub use face::{
-    Existing, LayerFace, LayerSource, TreeFace, disk_face, face_name, forget_tree_face, named_tree_face,
-    publish_exec, remember_tree_face, restore_exec, tree_face, unpack_layer,
+    Existing, LayerDraft, LayerFace, LayerSource, TreeFace, Unpacking, disk_face, face_name,
+    forget_tree_face, named_tree_face, publish_exec, remember_tree_face, restore_exec, tree_face,
+    unpack_layer,
 };
 pub use materialise::{Disk, Mtimes, content_time, materialise};
 pub use merge::merged_tree;

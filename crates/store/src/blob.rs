@@ -57,6 +57,14 @@ impl BlobWriter {
         }
     }
 
+    /// What is written, for who reads it at offsets while it grows. Nothing has verified it yet.
+    ///
+    /// # Errors
+    /// When there are too many open files.
+    pub fn growing(&self) -> Result<File, StoreError> {
+        self.file.try_clone().at("open", &self.path)
+    }
+
     /// Publishes what was written, under its digest.
     ///
     /// # Errors

@@ -117,6 +117,12 @@ impl Reply {
         self.body.clone()
     }
 
+    /// With another status.
+    pub(crate) const fn saying(mut self, status: u16) -> Self {
+        self.status = status;
+        self
+    }
+
     /// With another value of a header that it has.
     pub(crate) fn replacing(mut self, name: &str, value: &str) -> Self {
         for (known, old) in &mut self.headers {

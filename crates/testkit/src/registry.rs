@@ -18,6 +18,10 @@ use crate::http::{Body, HttpServer, Intake, Reply, Seen, Stream};
 pub enum Fault {
     /// This status instead of an answer.
     Status(u16),
+    /// 200 and a page for browsers, as of a proxy that wants a login.
+    Page,
+    /// Everything is done, and answered with this status.
+    Says(u16),
     /// 429, with so many seconds in `Retry-After`.
     Limited(u64),
     /// The answer is cut after so many bytes of its body.
@@ -154,6 +158,10 @@ impl FakeRegistry {
             let fault = FAULT.take();
             match &fault {
                 Some(Fault::Status(status)) => return Reply::status(*status),
+                Some(Fault::Page) => {
+                    let page = "<html><body>Welcome, please log in</body></html>";
+                    return Reply::ok(page).header("Content-Type", "text/html; charset=utf-8");
+                }
                 Some(Fault::Limited(seconds)) => {
                     return Reply::status(429).header("Retry-After", seconds.to_string());
                 }
@@ -289,6 +297,7 @@ fn spoilt(reply: Reply, fault: Option<&Fault>) -> Reply {
             reply.replacing("Docker-Content-Digest", &Digest::of(b"something else").to_string())
         }
         Some(Fault::UploadsAt(place)) => reply.placed_at(place),
+        Some(Fault::Says(status)) => reply.saying(*status),
         Some(Fault::Length(length)) => reply.body(Body::Misstated(bytes, *length)),
         Some(Fault::Dripped) => reply.body(Body::Dripped(bytes)),
         Some(Fault::Compressed) => {
@@ -524,6 +533,10 @@ impl State {
         upload.extend_from_slice(&seen.body);
         match seen.method.as_str() {
             "GET" => Reply::status(204).header("Location", place(id)).header("Range", so_far(upload)),
+            "DELETE" => {
+                self.uploads.remove(id);
+                Reply::status(204)
+            }
             "PATCH" => Reply::status(202).header("Location", place(id)).header("Range", so_far(upload)),
             "PUT" if matches!(fault, Some(Fault::CutUpload(_) | Fault::HeldUpload(_))) => Reply::status(500),
             "PUT" => {

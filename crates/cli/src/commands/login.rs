@@ -48,7 +48,7 @@ pub(crate) fn log_in(args: &LoginArgs, session: &Session) -> Result<(), Failure>
         ));
     }
     let client = registry_client(&session.variable)?;
-    let kept = watched(session, &mut |text| eprint_line(text), |watch| {
+    let kept = watched(session, &mut |text| eprint_line(&format!("warning: {text}")), |watch| {
         client.log_in(&registry, &user, &password, watch)
     })?;
     let place = match kept {

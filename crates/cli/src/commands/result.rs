@@ -7,7 +7,7 @@ use wbuild_frontend::Definition;
 use wbuild_solver::SolveError;
 
 use super::Failure;
-use super::outputs::{Delivered, Delivery, DeliveryError, EarlyPush, finish};
+use super::outputs::{Delivered, Delivery, DeliveryError, EarlyPush, Ready, finish};
 use super::pinned::Lock;
 use crate::args::{ProgressArgs, PullingArgs};
 use crate::progress::Progress;
@@ -64,9 +64,21 @@ impl Job<'_> {
     ) -> Result<(Result<Delivered, DeliveryError>, bool), Failure> {
         let target = self.delivery.target;
         let mut losses = 0;
+        let ready = Ready::begin(self.engine, self.delivery).map_err(DeliveryError::failure)?;
+        let options = SolveOptions {
+            events: self.solve.events.clone(),
+            cancellation: ready.cancellation(),
+            jobs: self.solve.jobs,
+            no_cache: self.solve.no_cache.clone(),
+        };
         let mut early = EarlyPush::begin(self.engine, self.definition, self.delivery);
         loop {
-            let solution = self.engine.solve(self.definition, target, self.solve).map_err(&failure)?;
+            let solved = self.engine.solve(self.definition, target, &options);
+            let solution = solved.map_err(|error| match ready.wrong() {
+                Some(wrong) => wrong.failure(),
+                None => failure(error),
+            })?;
+            ready.end();
             if let Some(early) = early.take() {
                 early.finish();
             }

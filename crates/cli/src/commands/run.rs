@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use signal_hook::consts::{SIGALRM, SIGCONT, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 use wbuild_engine::{
-    ContainerNetwork, ContainerOptions, ContainerProcess, Engine, Health, ImageLocation, Options,
+    ContainerNetwork, ContainerOptions, ContainerProcess, Engine, EngineError, Health, ImageLocation, Options,
 };
 use wbuild_executor::{CancelToken, Status};
-use wbuild_image::{OciLayout, Select, unpack_archive};
+use wbuild_image::{LayoutError, OciLayout, Select, unpack_archive};
 use wbuild_report::{Hint, LogStream};
 
 use super::{Failure, Session, WriteError};
@@ -46,7 +46,7 @@ pub(crate) fn run(args: &RunArgs, session: &Session) -> Result<ExitCode, Failure
         network: network(args, || {
             // What is no image at all is said without the advice that the engine has for base images.
             OciLayout::open(&layout).map_err(Failure::new)?;
-            Ok(engine.exposed_ports(&args.image)?)
+            engine.exposed_ports(&args.image).map_err(of_image)
         })?,
     };
     OciLayout::open(&layout).map_err(Failure::new)?;
@@ -54,7 +54,7 @@ pub(crate) fn run(args: &RunArgs, session: &Session) -> Result<ExitCode, Failure
         CancelToken::new().map_err(|source| Failure::new(WriteError { path: "a token".into(), source }))?;
     let token = cancel.clone();
     let _subscription = session.cancellation.subscribe(move || token.cancel());
-    let container = engine.start_container(&args.image, &options)?;
+    let container = engine.start_container(&args.image, &options).map_err(of_image)?;
     if let ContainerNetwork::Private(ports) = &options.network {
         // Taken in the moment between the look and the start.
         let moved = container.addresses().iter().zip(ports).find(|(got, (wanted, _))| got.port() != *wanted);
@@ -208,6 +208,35 @@ fn network(
         }
     }
     Ok(ContainerNetwork::Private(ports))
+}
+
+/// What the engine says of base images is about the image itself here.
+fn of_image(error: EngineError) -> Failure {
+    match error {
+        EngineError::BaseLayer { blob, source } => Failure::new(DamagedImage::Layer { blob, source }),
+        EngineError::Layout(error) if error.hints().is_empty() => {
+            Failure::new(DamagedImage::Document(Box::new(error)))
+        }
+        other => other.into(),
+    }
+}
+
+/// The image cannot be used.
+#[derive(Debug, thiserror::Error)]
+enum DamagedImage {
+    #[error("cannot unpack `{}`, a layer of the image", blob.display())]
+    Layer { blob: PathBuf, source: Box<dyn std::error::Error + Send + Sync> },
+    #[error(transparent)]
+    Document(Box<LayoutError>),
+}
+
+impl Hint for DamagedImage {
+    fn hints(&self) -> Vec<String> {
+        vec![
+            "the image is damaged or incomplete: build it again, or copy it again from where it came"
+                .to_owned(),
+        ]
+    }
 }
 
 /// A port of this machine that was asked for is in use.

@@ -12,6 +12,7 @@
 //! Text from outside (step names, logs, file names) is encoded before it is written; see
 //! [`render`](crate::render).
 
+mod canvas;
 mod clip;
 mod clock;
 mod ending;
@@ -26,6 +27,7 @@ mod summary;
 mod terminal;
 #[cfg(test)]
 mod testing;
+mod transfers;
 mod tty;
 
 use std::io::{self, Write};
@@ -117,8 +119,30 @@ impl Progress {
         clock: Clock,
         limit: LogLimit,
     ) -> io::Result<Self> {
+        Self::start(view(mode, Output::new(err), terminal), limit, clock)
+    }
+
+    /// The same for a command that builds nothing and only brings images from one place to another.
+    ///
+    /// # Errors
+    ///
+    /// When no thread can be started.
+    pub fn of_transfers(
+        mode: ProgressMode,
+        err: impl Write + Send + 'static,
+        terminal: &Terminal,
+        clock: Clock,
+    ) -> io::Result<Self> {
+        let output = Output::new(err);
+        let view = match mode {
+            ProgressMode::Json | ProgressMode::Quiet => view(mode, output, terminal),
+            _ => Box::new(transfers::TransfersView::new(output, terminal, is_live(mode, terminal))),
+        };
+        Self::start(view, LogLimit::default(), clock)
+    }
+
+    fn start(mut view: Box<dyn View>, limit: LogLimit, clock: Clock) -> io::Result<Self> {
         let mut clip = Clip::new(limit);
-        let mut view = view(mode, Output::new(err), terminal);
         let (queue, messages) = sync_channel(QUEUE);
         let ticks = clock.clone();
         let thread = std::thread::Builder::new()
@@ -173,15 +197,19 @@ fn view(mode: ProgressMode, output: Output, terminal: &Terminal) -> Box<dyn View
     match mode {
         ProgressMode::Json => Box::new(json::JsonView::new(output)),
         ProgressMode::Quiet => Box::new(quiet::QuietView::new(output, terminal.theme())),
-        ProgressMode::Auto if terminal.reach() == Reach::Live => {
-            Box::new(tty::TtyView::new(output, terminal.clone()))
-        }
-        ProgressMode::Tty if terminal.reach() != Reach::Lines => {
-            Box::new(tty::TtyView::new(output, terminal.clone()))
-        }
+        _ if is_live(mode, terminal) => Box::new(tty::TtyView::new(output, terminal.clone())),
         ProgressMode::Auto | ProgressMode::Tty | ProgressMode::Plain => {
             Box::new(plain::PlainView::new(output, terminal.theme()))
         }
+    }
+}
+
+/// Whether lines are drawn over.
+fn is_live(mode: ProgressMode, terminal: &Terminal) -> bool {
+    match mode {
+        ProgressMode::Auto => terminal.reach() == Reach::Live,
+        ProgressMode::Tty => terminal.reach() != Reach::Lines,
+        ProgressMode::Plain | ProgressMode::Json | ProgressMode::Quiet => false,
     }
 }
 

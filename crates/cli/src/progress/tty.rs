@@ -1,7 +1,4 @@
 //! The live view: permanent lines that scroll away as usual, and below them a frame that is drawn over and over.
-//!
-//! Everything is written in whole frames, each of which first erases the one before. The cursor rests below the
-//! frame between two of them and is never hidden, so that a process killed at any moment leaves a usable terminal.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -9,6 +6,7 @@ use std::time::Duration;
 use anstyle::Style;
 use wbuild_report::{Event, Outcome, VertexId};
 
+use super::canvas::{Canvas, Row};
 use super::ending::{ending, failure};
 use super::output::Output;
 use super::plain::NOTEWORTHY;
@@ -23,24 +21,15 @@ const LIVE_LINES: usize = 4;
 /// Rows for running steps that the log of a failed one leaves free.
 const ROWS_BESIDE_FAILURE: usize = 4;
 
-/// A row of the frame: text without sequences, and the style it is drawn in.
-#[derive(Debug, PartialEq, Eq)]
-struct Row {
-    style: Style,
-    text: String,
-}
-
 /// The live view.
 #[derive(Debug)]
 pub(super) struct TtyView {
     build: Build,
-    output: Output,
+    canvas: Canvas,
     terminal: Terminal,
     theme: Theme,
     /// Permanent lines not written yet.
     pending: String,
-    /// The widths of the rows on the screen.
-    drawn: Vec<usize>,
     drawn_at: Option<Duration>,
 }
 
@@ -49,11 +38,10 @@ impl TtyView {
         let theme = terminal.theme();
         Self {
             build: Build::default(),
-            output,
+            canvas: Canvas::new(output),
             terminal,
             theme,
             pending: String::new(),
-            drawn: Vec::new(),
             drawn_at: None,
         }
     }
@@ -85,21 +73,7 @@ impl TtyView {
 
     /// Writes what is pending and draws `rows` below it.
     fn draw(&mut self, rows: &[Row]) {
-        let columns = self.terminal.size().columns.max(1);
-        let mut text = String::new();
-        // A narrowed window has wrapped the rows that no longer fitted.
-        let above: usize = self.drawn.iter().map(|width| width.div_ceil(columns).max(1)).sum();
-        if above > 0 {
-            // Writing into a `String` cannot fail.
-            let _ = write!(text, "\r\x1b[{above}A\x1b[J");
-        }
-        text.push_str(&self.pending.replace('\n', "\r\n"));
-        for Row { style, text: row } in rows {
-            let _ = write!(text, "{style}{row}{style:#}\r\n");
-        }
-        self.pending.clear();
-        self.drawn = rows.iter().map(|row| width(&row.text)).collect();
-        self.output.write(&text);
+        self.canvas.draw(self.terminal.size().columns, &std::mem::take(&mut self.pending), rows);
     }
 
     /// The frame: a header, what failed, what runs. One row and one column stay free, because a terminal scrolls or

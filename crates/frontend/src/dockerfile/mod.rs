@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use wbuild_dockerfile::{Dockerfile, GlobalScope, Settings, StageGraph};
+use wbuild_dockerfile::{Dockerfile, FromRef, GlobalScope, Kind, Settings, StageGraph};
 use wbuild_graph::{Graph, ImageRef, NetworkMode, Origin, StepLimits};
 use wbuild_oci::{ImageConfig, Platform};
 use wbuild_report::{Diagnostic, VertexId};
@@ -78,8 +78,13 @@ impl Default for StepOptions {
 pub enum Lowered {
     /// All the way.
     Done(Box<DockerfileBuild>),
-    /// Until these images' configurations are known.
-    Needs(Vec<ImageRef>),
+    /// Until the configurations of some images are known.
+    Needs {
+        /// These.
+        bases: Vec<ImageRef>,
+        /// Images that files are copied from by COPY, as far as that is known: for who says all that is missing at once.
+        sources: Vec<ImageRef>,
+    },
 }
 
 /// A Dockerfile, lowered.
@@ -149,7 +154,7 @@ pub fn lower_dockerfile(input: &DockerfileInput<'_>) -> Result<Lowered, Vec<Diag
             return Err(errors);
         }
         if !missing.is_empty() {
-            return Ok(Lowered::Needs(missing));
+            return Ok(Lowered::Needs { bases: missing, sources: sources(input, &reachable) });
         }
         // Triggers of base images use stages that nothing in the file does.
         let before = roots.len();
@@ -181,6 +186,27 @@ pub fn lower_dockerfile(input: &DockerfileInput<'_>) -> Result<Lowered, Vec<Diag
         let build = DockerfileBuild { definition, stages: reachable, steps, foreign, declared, global };
         return Ok(Lowered::Done(Box::new(build)));
     }
+}
+
+/// The images that `COPY --from` names in some stages.
+fn sources(input: &DockerfileInput<'_>, stages: &BTreeSet<usize>) -> Vec<ImageRef> {
+    let dockerfile = input.dockerfile;
+    let mut found = Vec::new();
+    let instructions = stages.iter().flat_map(|stage| &dockerfile.stages[*stage].instructions);
+    for instruction in instructions {
+        if let Kind::Copy(copy) = &instruction.kind
+            && let Some(from) = &copy.from
+            && let Ok(FromRef::External(name)) = dockerfile.copy_from(&from.text)
+            && name != "scratch"
+            && context::find(input.contexts, &name, &input.settings.target_platform).is_none()
+        {
+            let image = ImageRef::new(name);
+            if !found.contains(&image) {
+                found.push(image);
+            }
+        }
+    }
+    found
 }
 
 fn definition(graph: Graph, name: String, target: Target) -> Definition {

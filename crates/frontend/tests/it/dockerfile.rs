@@ -40,7 +40,7 @@ impl<'a> Case<'a> {
             let lowered = lower_dockerfile(&input);
             match lowered.map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>())? {
                 Lowered::Done(build) => return Ok(*build),
-                Lowered::Needs(wanted) => {
+                Lowered::Needs { bases: wanted, .. } => {
                     images.extend(wanted.into_iter().map(|image| (image.clone(), config(&image))));
                 }
             }

@@ -12,6 +12,7 @@ const MOST: usize = 100;
 
 fn faults(elsewhere: &str) -> Vec<Fault> {
     vec![
+        Fault::Page,
         Fault::Status(400),
         Fault::Status(404),
         Fault::Status(405),

@@ -4,6 +4,7 @@
 
 mod access;
 mod faults;
+mod mirrors;
 mod pull;
 mod push;
 

@@ -199,3 +199,26 @@ fn what_is_blocked_or_speaks_another_protocol() {
     assert!(matches!(error, RegistryError::Blocked { .. }) && registry.asked().is_empty());
     assert_eq!(error.hints(), ["/etc/registries.toml says so"]);
 }
+
+#[test]
+fn no_tag_is_meant_by_itself() {
+    let registry = FakeRegistry::start().unwrap();
+    let image = made(&amd64(), &[bytes(5)]);
+    image.put(&registry, "r", Some("1"));
+    registry.plan("GET", "/manifests/1", 1, Fault::Status(404));
+    let error = watched(|watch| client().manifest(&name(&registry, "r:1"), watch)).0.unwrap_err();
+    assert_eq!(error.hints(), ["the registry lists `1`, and does not give it: push the image again"]);
+}
+
+#[test]
+fn bytes_that_are_damaged_are_the_registrys_business() {
+    let registry = FakeRegistry::start().unwrap();
+    let digest = registry.put_blob("r", &bytes(1000));
+    registry.plan("GET", "/blobs/", 1, Fault::WrongByte);
+    let descriptor = Descriptor::new(media::LAYER, digest, 1000);
+    let error = fetch(&client(), &name(&registry, "r"), &descriptor).unwrap_err();
+    assert!(error.to_string().contains(&format!("{}/v2/r/blobs", registry.host())), "{error}");
+    assert!(error.to_string().contains(&format!("but {digest} is expected")), "{error}");
+    assert_eq!(error.hints().len(), 1);
+    assert!(error.hints()[0].contains("or something between"), "{:?}", error.hints());
+}

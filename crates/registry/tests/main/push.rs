@@ -5,6 +5,7 @@ use wbuild_image::DocumentBlob;
 use wbuild_oci::{Descriptor, Digest, Manifest, Platform, media, to_canonical_json};
 use wbuild_registry::{Blob, Content, PushReport, Pushed, RegistryClient, RegistryError, Repository};
 use wbuild_remote::HttpError;
+use wbuild_report::with_causes;
 use wbuild_testkit::{FakeRegistry, Fault};
 
 use crate::{bytes, client, client_with, index_over, made, name, watched};
@@ -139,18 +140,24 @@ fn a_lost_upload_begins_again_and_a_lost_answer_does_not() {
 fn what_a_registry_refuses_is_said_once() {
     let registry = FakeRegistry::start().unwrap();
     let client = client();
-    let host = registry.host();
     let repository = Repository::of(&name(&registry, "r"));
     // Bytes that are not those of its digest.
     let descriptor = Descriptor::new(media::LAYER, Digest::of(b"good"), 4);
     let digest = descriptor.digest;
     let blob = Blob::new(descriptor, |_| Ok(Box::new(&b"evil"[..])));
     let error = watched(|watch| client.push_blob(&repository, &blob, watch)).0.unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        format!("`{host}/r` refused to take the blob {digest}: 400 Bad Request: digest invalid")
-    );
-    assert_eq!((registry.asked().len(), registry.blobs().len()), (3, 0));
+    // The registry never had all of them.
+    assert!(matches!(error, RegistryError::Http(HttpError::Payload { .. })), "{error:?}");
+    let found = Digest::of(b"evil");
+    let damaged = format!("the blob {digest} is damaged: what is there has the digest {found}");
+    assert!(with_causes(&error).ends_with(&damaged), "{}", with_causes(&error));
+    assert_eq!(registry.blobs().len(), 0);
+    for (bytes, why) in [(&b"goo"[..], "it has 3 of 4 bytes"), (b"goods", "it has more than 4 bytes")] {
+        let descriptor = Descriptor::new(media::LAYER, digest, 4);
+        let blob = Blob::new(descriptor, move |_| Ok(Box::new(bytes)));
+        let error = watched(|watch| client.push_blob(&repository, &blob, watch)).0.unwrap_err();
+        assert!(with_causes(&error).ends_with(why), "{}", with_causes(&error));
+    }
     let gone = Blob::file(Descriptor::new(media::LAYER, digest, 4), "/missing/blob".into());
     let error = watched(|watch| client.push_blob(&repository, &gone, watch)).0.unwrap_err();
     assert!(matches!(error, RegistryError::Http(HttpError::Payload { .. })), "{error:?}");
@@ -201,4 +208,63 @@ fn referrers_are_listed_by_the_registry_or_under_a_tag() {
         let tag = format!("sha256-{}", subject.digest.hex());
         assert_eq!(registry.manifest("r", &tag).is_none(), api);
     }
+}
+
+#[test]
+fn what_was_not_kept_was_not_pushed() {
+    let image = made(&Platform::linux("amd64"), &[bytes(300_000)]);
+    // A proxy that wants a login answers everything with a page, or only what changes something.
+    for methods in [&["PUT"][..], &["HEAD", "PUT"], &["HEAD", "POST", "PUT", "GET"]] {
+        let registry = FakeRegistry::start().unwrap();
+        for method in methods {
+            registry.plan(method, "/v2/", usize::MAX, Fault::Page);
+        }
+        let names = [name(&registry, "r:v1")];
+        let error = watched(|watch| client().push(&names, &image.content(), watch)).0.unwrap_err();
+        let text = error.to_string();
+        assert!(matches!(error, RegistryError::Protocol { .. }), "{methods:?}: {error:?}");
+        assert!(
+            text.contains("200, `text/html; charset=utf-8`, that begins with `<html><body>Welcome"),
+            "{text}"
+        );
+        assert_eq!((registry.manifest("r", "v1"), registry.blobs().len()), (None, 0), "{methods:?}");
+    }
+    let registry = FakeRegistry::start().unwrap();
+    registry.plan("PUT", "/manifests/", usize::MAX, Fault::Page);
+    let names = [name(&registry, "r:v1")];
+    let error = watched(|watch| client().push(&names, &image.content(), watch)).0.unwrap_err();
+    assert!(
+        error.to_string().contains("it did not keep the manifest `v1`, but gave an answer 200"),
+        "{error}"
+    );
+}
+
+#[test]
+fn another_answer_does_where_all_was_kept() {
+    let image = made(&Platform::linux("amd64"), &[bytes(300_000)]);
+    for status in [200, 202, 204] {
+        let registry = FakeRegistry::start().unwrap();
+        registry.plan("PUT", "/v2/", usize::MAX, Fault::Says(status));
+        push(&client(), &registry, &["r:v1"], &image.content());
+        assert_eq!(registry.manifest("r", "v1").unwrap(), image.manifest.bytes);
+        assert_eq!(registry.blobs().len(), 2);
+    }
+}
+
+#[test]
+fn a_push_is_tried_without_anything_to_push() {
+    let registry = FakeRegistry::start().unwrap();
+    let repository = Repository::of(&name(&registry, "r"));
+    let check = || watched(|watch| client().check_push(&repository, watch)).0;
+    check().unwrap();
+    let asked: Vec<String> = registry.asked().iter().map(|asked| asked[..5].to_owned()).collect();
+    assert_eq!(asked, ["POST ", "DELET"]);
+    registry.plan("POST", "/uploads/", 1, Fault::Status(403));
+    assert!(matches!(check().unwrap_err(), RegistryError::Denied { .. }));
+    registry.plan("POST", "/uploads/", 1, Fault::Page);
+    assert!(
+        check().unwrap_err().to_string().contains("it names no place for an upload, but gave an answer 200")
+    );
+    registry.plan("POST", "/uploads/", usize::MAX, Fault::Redirect("http://127.0.0.1:1/nothing".to_owned()));
+    assert_eq!(check().unwrap_err().to_string(), format!("cannot push to `{}/r`", registry.host()));
 }

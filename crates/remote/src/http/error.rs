@@ -33,7 +33,7 @@ pub enum HttpError {
         answer: Box<Answer>,
     },
     /// No answer, or one that broke off.
-    #[error("the connection for `{url}` failed ({tries} {})", if *tries == 1 { "try" } else { "tries" })]
+    #[error("the connection for `{url}` failed{}", tries_text(*tries))]
     Network {
         /// Which.
         url: String,
@@ -143,6 +143,10 @@ pub enum HttpError {
     Stopped,
 }
 
+fn tries_text(tries: u32) -> String {
+    if tries > 1 { format!(" ({tries} tries)") } else { String::new() }
+}
+
 impl HttpError {
     /// The status, if a server answered with one.
     pub fn status(&self) -> Option<u16> {
@@ -159,6 +163,22 @@ impl HttpError {
             Self::Network { .. } | Self::Stalled { .. } => true,
             _ => false,
         }
+    }
+
+    /// Whether nobody listens at the port.
+    pub fn is_refused(&self) -> bool {
+        let Self::Network { source, .. } = self else { return false };
+        let mut next: Option<&(dyn Error + 'static)> = Some(&**source);
+        while let Some(error) = next {
+            if error
+                .downcast_ref::<io::Error>()
+                .is_some_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+            {
+                return true;
+            }
+            next = error.source();
+        }
+        false
     }
 
     /// How long the server wants to be left alone.

@@ -88,6 +88,11 @@ impl Request {
         Self { payload: Some(payload), ..Self::new(Method::PATCH, url) }
     }
 
+    /// Takes away what is at `url`.
+    pub fn delete(url: HttpUrl) -> Self {
+        Self::new(Method::DELETE, url)
+    }
+
     fn new(method: Method, url: HttpUrl) -> Self {
         let authorization = url.authorization().cloned();
         Self {
@@ -151,6 +156,11 @@ impl Request {
     pub const fn staying_encrypted(mut self) -> Self {
         self.stays_encrypted = true;
         self
+    }
+
+    /// Whether it is tried [once](Self::once).
+    pub const fn is_once(&self) -> bool {
+        self.once
     }
 
     /// Only if it is no longer the version that the caller has.

@@ -7,8 +7,8 @@ use wbuild_graph::{DeltaId, Snapshot};
 use wbuild_layer::{Recipe, Times, write_layer};
 use wbuild_oci::Digest;
 use wbuild_snapshot::{
-    Existing, LayerSource, SnapshotError, TreeFace, View, disk_face, materialise, merged_tree, publish_exec,
-    remember_tree_face, seal, stack_for_mount, tree_face, unpack_layer,
+    Existing, LayerSource, SnapshotError, TreeFace, Unpacking, View, disk_face, materialise, merged_tree,
+    publish_exec, remember_tree_face, seal, stack_for_mount, tree_face, unpack_layer,
 };
 use wbuild_store::Store;
 use wbuild_tree::{Entry, Lookup, Name, Node, Subtree, lookup};
@@ -299,8 +299,11 @@ fn layers_have_both_faces_and_take_implied_directories_from_below() {
     let view = View::new(&store, &below, disk()).unwrap();
     let open = || Ok(Box::new(std::io::Cursor::new(tar.clone())) as Box<dyn Read + Send>);
     let source = LayerSource { diff_id, blob: Digest::of(&tar), open: &open };
-    let face = unpack_layer(&store, &source, disk().owners, Some(&view)).unwrap();
-    assert_eq!(unpack_layer(&store, &source, disk().owners, None).unwrap().folder, face.folder);
+    let Unpacking::Draft(draft) = unpack_layer(&store, &source, disk().owners).unwrap() else { panic!() };
+    assert_eq!(store.delta_names().unwrap().len(), 1, "only what is below");
+    let face = draft.publish(&store, Some(&view)).unwrap();
+    let Unpacking::There(again) = unpack_layer(&store, &source, disk().owners).unwrap() else { panic!() };
+    assert_eq!(again.folder, face.folder);
     assert_eq!(face.tree.implied, [path("srv"), path("srv/app")]);
     let mode = |path: &str| {
         use std::os::unix::fs::MetadataExt;

@@ -16,7 +16,9 @@ use serde_json::{Map, json};
 use wbuild_attest::{REDACTED, without_passwords};
 use wbuild_dockerfile::lint::holds_secret;
 use wbuild_dockerfile::{Dockerfile, PROXY_ARGS, Parsed, Settings, Source, parse};
-use wbuild_engine::{ContextPlace, Engine, ExportOptions, IsolationMode, Options, Secrets, SolveOptions};
+use wbuild_engine::{
+    ContextPlace, Engine, EngineError, ExportOptions, IsolationMode, Options, Secrets, SolveOptions,
+};
 use wbuild_frontend::{DockerfileBuild, DockerfileInput, Lowered, lower_dockerfile};
 use wbuild_graph::{ImageRef, Op, Origin, Source as GraphSource};
 use wbuild_layer::Times;
@@ -304,16 +306,22 @@ fn lower(input: &DockerfileInput<'_>, engine: &Engine) -> Result<(DockerfileBuil
                 open_sources(input.dockerfile, &build, engine)?;
                 return Ok((*build, images));
             }
-            Lowered::Needs(wanted) => {
+            Lowered::Needs { bases, sources } => {
                 let mut errors = Vec::new();
                 let mut found = Vec::new();
-                for image in wanted {
+                for image in bases {
                     match engine.image_config(&image) {
                         Ok(config) => found.push((image, config)),
                         Err(error) => errors.push(failure::of_image(input.dockerfile, &image, &error)),
                     }
                 }
                 if !errors.is_empty() {
+                    // What else is missing is said with it.
+                    for image in sources {
+                        if let Err(error @ EngineError::NoBaseImage { .. }) = engine.image_config(&image) {
+                            errors.push(failure::of_image(input.dockerfile, &image, &error));
+                        }
+                    }
                     return Err(errors);
                 }
                 images.extend(found);

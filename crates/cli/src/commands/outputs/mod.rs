@@ -6,6 +6,7 @@ mod deliver;
 mod early;
 mod places;
 mod push;
+mod ready;
 mod spec;
 
 use std::io::IsTerminal;
@@ -22,6 +23,8 @@ use crate::args::OutputArgs;
 pub(crate) use deliver::{Delivered, Delivery, DeliveryError, finish, plain_export};
 pub(crate) use early::EarlyPush;
 pub(crate) use places::check_file;
+pub(crate) use push::{followed_blob, moving};
+pub(crate) use ready::Ready;
 
 /// What a bare path means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -108,7 +108,7 @@ pub(super) fn client(
 }
 
 /// The blob of a layer whose file is where `path` says, as a part of a transfer.
-pub(super) fn followed_blob(
+pub(crate) fn followed_blob(
     layer: &Descriptor,
     transfer: &Arc<Transfer>,
     path: impl Fn() -> io::Result<PathBuf> + Send + Sync + 'static,
@@ -122,12 +122,17 @@ pub(super) fn followed_blob(
         Ok(Box::new(Counted { file, part: Arc::clone(&part) }) as Box<dyn Read + Send>)
     };
     Blob::new(layer.clone(), open).told_to(move |pushed| {
-        locked(&told).end(match pushed {
-            Pushed::Present => Moving::Present,
-            Pushed::Mounted => Moving::Lent,
-            Pushed::Sent => Moving::Done,
-        });
+        locked(&told).end(moving(pushed));
     })
+}
+
+/// What became of a blob, as progress has it.
+pub(crate) fn moving(pushed: Pushed) -> Moving {
+    match pushed {
+        Pushed::Present => Moving::Present,
+        Pushed::Mounted => Moving::Lent,
+        Pushed::Sent => Moving::Done,
+    }
 }
 
 /// A layer that is read while somebody follows.

@@ -7,15 +7,16 @@ mod source;
 use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
-use wbuild_engine::{Engine, registry_client};
+use wbuild_engine::{Engine, Transfer as Moves, registry_client};
 use wbuild_image::{BlobFiles, Export, ImageParts, Others, write_archive_file, write_layout};
 use wbuild_oci::{Descriptor, Digest, ImageConfig, Platform, Reference};
 use wbuild_registry::{Blob, Content, RegistryClient, RegistryError, Repository, at_once};
 use wbuild_remote::{Retry, Stop, Watch};
 
+use super::outputs::{followed_blob, moving};
 use super::{Failure, Session, print};
 use crate::args::{CopyArgs, PullArgs, PushArgs};
 use crate::progress::ProgressMode;
@@ -85,7 +86,7 @@ fn wanted(all: bool, platform: Option<&str>) -> Result<Wanted, Failure> {
     match (all, platform) {
         (true, _) => Ok(Wanted::Everything),
         (false, Some(text)) => Ok(Wanted::Platform(super::request::platform(text)?)),
-        (false, None) => Ok(Wanted::Platform(Platform::host())),
+        (false, None) => Ok(Wanted::Own),
     }
 }
 
@@ -99,7 +100,7 @@ pub(super) fn watched<T>(
     let stopping = stop.clone();
     let _subscription = session.cancellation.subscribe(move || stopping.stop());
     let say = std::cell::RefCell::new(say);
-    let retrying = |retry: &Retry| (say.borrow_mut())(&format!("warning: {retry}"));
+    let retrying = |retry: &Retry| (say.borrow_mut())(&retry.to_string());
     work(&Watch { stop: &stop, retrying: &retrying })
 }
 
@@ -123,16 +124,21 @@ impl Transfer {
     fn open(session: &Session, home: Option<&PathBuf>, mode: ProgressMode) -> Result<Self, Failure> {
         let engine = Arc::new(Engine::open(session.plain_options(home)?, &session.variable)?);
         let client = Arc::new(registry_client(&session.variable)?);
-        Ok(Self { engine, client, said: Said::new(mode)? })
+        let said = Said::new(mode)?;
+        engine.follow_transfers(said.sink());
+        Ok(Self { engine, client, said })
     }
 
     fn run(self, session: &Session, errand: &Errand) -> Result<(), Failure> {
-        let mut say = |text: &str| self.said.line(text);
+        let warnings = self.said.sink();
+        let mut say = |text: &str| warnings.warn(None, text, Vec::new());
         let done = watched(session, &mut say, |watch| {
             let source = Source::open(&self.engine, &errand.from)?;
             let parts = source.parts(&self.client, &errand.wanted, watch)?;
-            if let (Wanted::Platform(wanted), Some(found)) = (&errand.wanted, platform_of(&parts))
-                && !found.satisfies(wanted)
+            // Another one than was asked for is an error already.
+            let wanted = Platform::host();
+            if let (Wanted::Own, Some(found)) = (&errand.wanted, platform_of(&parts))
+                && !found.satisfies(&wanted)
             {
                 self.said
                     .line(&format!("warning: this image is for {found}, and there is none for {wanted}"));
@@ -140,6 +146,9 @@ impl Transfer {
             self.bring(&source, &parts, errand, watch)?;
             if errand.to.is_empty() {
                 self.keep(&source, &parts, &errand.wanted)?;
+                let (layers, size) = (counted(parts.layers.len(), "layer"), size(parts.size()));
+                let name = source.name().unwrap_or_default();
+                self.said.line(&format!("pulled {name} ({size} in {layers})"));
             }
             Ok(parts.root.descriptor.digest)
         });
@@ -229,12 +238,16 @@ impl Transfer {
             // Blobs of a layout may become files of another one as they are, and pass for verified there.
             return layers.iter().try_for_each(|layer| source.verify(layer));
         };
-        at_once(layers, watch, |layer, watch| {
-            let fetched = self.engine.pull_blob(&self.client, &repository, layer, watch)?;
-            self.said.line(&pulled(layer, fetched));
-            Ok::<_, Failure>(())
-        })?;
-        Ok(())
+        let pulling = self.engine.begin_transfer(format!("pull {}", source.name().unwrap_or_default()));
+        let part = |layer: &Descriptor| pulling.part(layer.digest.to_string(), layer.size);
+        layers.iter().for_each(|layer| part(layer).announce());
+        let pulled = at_once(layers, watch, |layer, watch| {
+            self.engine.pull_blob(&self.client, &repository, layer, watch, Some(part(layer)))
+        });
+        pulled.map(drop).map_err(|error| {
+            pulling.fail();
+            error.into()
+        })
     }
 
     fn push(
@@ -244,17 +257,21 @@ impl Transfer {
         names: &[Reference],
         watch: &Watch<'_>,
     ) -> Result<(), Failure> {
+        let familiar: Vec<String> = names.iter().map(Reference::familiar).collect();
+        let ways = self.ways(source, &familiar.join(", "));
         let configs = parts.configs.iter().map(|config| {
             let blob = Blob::bytes(&config.descriptor.media_type, config.bytes.clone());
-            blob.also_in(source.repository())
+            ways.followed(blob).also_in(source.repository())
         });
-        let layers = parts.layers.iter().map(|layer| self.blob(source, layer));
+        let layers = parts.layers.iter().map(|layer| self.blob(source, layer, &ways));
         let content = Content {
             root: parts.root.clone(),
             manifests: parts.manifests.clone(),
             blobs: configs.chain(layers).collect(),
         };
-        let report = self.client.push(names, &content, watch)?;
+        let pushed = self.client.push(names, &content, watch);
+        let report = pushed.inspect_err(|_| ways.fail())?;
+        drop((content, ways));
         let verb = if report.tagged == 0 { "unchanged" } else { "pushed" };
         for name in names {
             self.said.line(&format!("{verb} {}", name.familiar()));
@@ -262,14 +279,10 @@ impl Transfer {
         if report.tagged == 0 {
             return Ok(());
         }
-        let mut facts = vec![format!("sent {} in {}", size(report.sent_bytes), counted(report.sent, "blob"))];
-        if report.present > 0 {
-            facts.push(format!("{} already there", counted(report.present, "blob")));
+        if report.sent > 0 {
+            let sent = counted(report.sent, "blob");
+            self.said.line(&format!("sent {} in {sent}", size(report.sent_bytes)));
         }
-        if report.mounted > 0 {
-            facts.push(format!("{} lent by another repository", counted(report.mounted, "blob")));
-        }
-        self.said.line(&facts.join(", "));
         Ok(())
     }
 
@@ -282,18 +295,19 @@ impl Transfer {
         names: &[Reference],
         watch: &Watch<'_>,
     ) -> Result<(), Failure> {
+        if referrers.is_empty() {
+            return Ok(());
+        }
         let subject = parts.root.descriptor.digest;
+        let ways = self.ways(source, "what is said about it");
         let repositories: BTreeSet<Repository> = names.iter().map(Repository::of).collect();
         for repository in &repositories {
-            let known = match referrers.is_empty() {
-                true => Vec::new(),
-                false => self.client.referrers(repository, &subject, watch)?,
-            };
+            let known = self.client.referrers(repository, &subject, watch)?;
             for (listed, found) in referrers {
                 if known.iter().any(|known| known.digest == listed.digest) {
                     continue;
                 }
-                let layers = found.layers.iter().map(|layer| self.blob(source, layer));
+                let layers = found.layers.iter().map(|layer| self.blob(source, layer, &ways));
                 let configs = found
                     .configs
                     .iter()
@@ -312,27 +326,59 @@ impl Transfer {
         }
     }
 
-    fn blob(&self, source: &Source, layer: &Descriptor) -> Blob {
-        let Some(repository) = source.repository() else {
-            return Blob::file(layer.clone(), source.blob_path(&layer.digest).unwrap_or_default());
-        };
-        let path = self.engine.store().blob_path(&layer.digest);
+    /// How an image goes from its source to registries.
+    fn ways(&self, source: &Source, to: &str) -> Ways {
+        let pulling = source.name().map(|name| format!("pull {name}"));
+        Ways {
+            pulling: pulling.map(|name| self.engine.begin_transfer(name)),
+            pushing: self.engine.begin_transfer(format!("push {to}")),
+        }
+    }
+
+    fn blob(&self, source: &Source, layer: &Descriptor, ways: &Ways) -> Blob {
+        let here = source.blob_path(&layer.digest);
+        let path = here.unwrap_or_else(|| self.engine.store().blob_path(&layer.digest));
+        let blob = followed_blob(layer, &ways.pushing, move || Ok(path.clone()));
+        let (Some(repository), Some(pulling)) = (source.repository(), &ways.pulling) else { return blob };
         let (engine, client) = (Arc::clone(&self.engine), Arc::clone(&self.client));
-        let (from, wanted) = (repository.clone(), layer.clone());
-        let said = self.said.clone();
+        let (from, wanted, pulling) = (repository.clone(), layer.clone(), Arc::clone(pulling));
         let fetch = move |watch: &Watch<'_>| {
-            let fetched = engine.pull_blob(&client, &from, &wanted, watch).map_err(|error| match error {
-                wbuild_engine::EngineError::Registry(error) => *error,
-                wbuild_engine::EngineError::Cancelled => wbuild_remote::HttpError::Stopped.into(),
-                other => RegistryError::Source {
-                    what: format!("the blob {}", wanted.digest),
-                    source: Box::new(other),
+            let part = pulling.part(wanted.digest.to_string(), wanted.size);
+            engine.pull_blob(&client, &from, &wanted, watch, Some(part)).map(drop).map_err(
+                |error| match error {
+                    wbuild_engine::EngineError::Registry(error) => *error,
+                    wbuild_engine::EngineError::Cancelled => wbuild_remote::HttpError::Stopped.into(),
+                    other => RegistryError::Source {
+                        what: format!("the blob {}", wanted.digest),
+                        source: Box::new(other),
+                    },
                 },
-            })?;
-            said.line(&pulled(&wanted, fetched));
-            Ok(())
+            )
         };
-        Blob::file(layer.clone(), path).prepared_by(fetch).also_in([repository])
+        blob.prepared_by(fetch).also_in([repository])
+    }
+}
+
+/// What is shown of an image on its way to registries.
+struct Ways {
+    /// From one.
+    pulling: Option<Arc<Moves>>,
+    pushing: Arc<Moves>,
+}
+
+impl Ways {
+    /// A document, which is at hand.
+    fn followed(&self, blob: Blob) -> Blob {
+        let descriptor = &blob.descriptor;
+        let part = Mutex::new(self.pushing.part(descriptor.digest.to_string(), descriptor.size));
+        blob.told_to(move |pushed| {
+            part.lock().unwrap_or_else(PoisonError::into_inner).end(moving(pushed));
+        })
+    }
+
+    fn fail(&self) {
+        self.pushing.fail();
+        self.pulling.iter().for_each(|pulling| pulling.fail());
     }
 }
 
@@ -347,11 +393,6 @@ fn platform_of(parts: &ImageParts) -> Option<Platform> {
 
 fn counted(count: usize, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
-}
-
-fn pulled(layer: &Descriptor, fetched: bool) -> String {
-    let what = if fetched { "pulled" } else { "there is" };
-    format!("{what} {} ({})", layer.digest, size(layer.size))
 }
 
 /// Where the layers of an image are on this machine.

@@ -5,11 +5,12 @@ use std::path::PathBuf;
 
 use wbuild_engine::{Draft, Engine};
 use wbuild_image::{
-    ImageParts, LayoutError, OciLayout, collect_image, find_image, read_document, unpack_archive,
+    BaseImage, ImageParts, LayoutError, OciLayout, collect_image, find_image, read_document, unpack_archive,
 };
 use wbuild_oci::{Descriptor, Digest, Document, Platform, Reference};
 use wbuild_registry::{FetchedManifest, RegistryClient, RegistryError, Repository};
 use wbuild_remote::Watch;
+use wbuild_report::Hint;
 
 use super::place::{Place, select};
 use crate::commands::Failure;
@@ -19,15 +20,51 @@ use crate::commands::Failure;
 pub(super) enum Wanted {
     /// What the name names, with all that is below it.
     Everything,
-    /// One image of it.
+    /// The image of it that runs here, or the only one.
+    Own,
+    /// The image of it that somebody asked for.
     Platform(Platform),
+}
+
+impl Wanted {
+    fn platform(&self) -> Platform {
+        match self {
+            Self::Everything | Self::Own => Platform::host(),
+            Self::Platform(platform) => platform.clone(),
+        }
+    }
+
+    /// An image that stands alone is taken for what it is, unless somebody wanted another one.
+    fn check(&self, image: &BaseImage, name: impl FnOnce() -> String) -> Result<(), Failure> {
+        let Self::Platform(wanted) = self else { return Ok(()) };
+        let found = image.config.platform();
+        match found.satisfies(wanted) {
+            true => Ok(()),
+            false => Err(Failure::new(OtherPlatform { name: name(), found, wanted: wanted.clone() })),
+        }
+    }
+}
+
+/// There is an image, and it is for something else.
+#[derive(Debug, thiserror::Error)]
+#[error("`{name}` was found, but is for {found} and not for {wanted}")]
+struct OtherPlatform {
+    name: String,
+    found: Platform,
+    wanted: Platform,
+}
+
+impl Hint for OtherPlatform {
+    fn hints(&self) -> Vec<String> {
+        vec!["there is one image under this name: without --platform it is taken as it is".to_owned()]
+    }
 }
 
 impl fmt::Display for Wanted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Everything => f.write_str("all"),
-            Self::Platform(platform) => platform.fmt(f),
+            Self::Own | Self::Platform(_) => self.platform().fmt(f),
         }
     }
 }
@@ -72,6 +109,14 @@ impl Source {
         }
     }
 
+    /// Its name in the registry that it comes from.
+    pub(super) fn name(&self) -> Option<String> {
+        match self {
+            Self::Registry { name, .. } => Some(name.familiar()),
+            Self::Layout { .. } => None,
+        }
+    }
+
     /// The name of an image in a registry, and what it stands for.
     pub(super) fn looked_up(&self) -> Option<(&Reference, &FetchedManifest)> {
         match self {
@@ -112,19 +157,25 @@ impl Source {
                 let root = found.get_or_init(|| Box::new(manifest)).descriptor.clone();
                 let root = match wanted {
                     Wanted::Everything => root,
-                    Wanted::Platform(platform) => find_image(root, platform, &documents)?.descriptor,
+                    Wanted::Own | Wanted::Platform(_) => {
+                        let image = find_image(root, &wanted.platform(), &documents)?;
+                        wanted.check(&image, || name.familiar())?;
+                        image.descriptor
+                    }
                 };
                 let parts = collect_image(&root, &documents)?;
                 parts.layers.iter().try_for_each(wbuild_registry::check_layer)?;
                 Ok(parts)
             }
             Self::Layout { layout, tag, .. } => {
-                let found = |platform: &Platform| layout.find(&select(tag.as_deref()), platform);
+                let platform = wanted.platform();
+                let root = layout.find(&select(tag.as_deref()), &platform).map_err(Failure::new)?;
                 let root = match wanted {
-                    Wanted::Everything => found(&Platform::host()).map_err(Failure::new)?,
-                    Wanted::Platform(platform) => {
-                        let root = found(platform).map_err(Failure::new)?;
-                        find_image(root, platform, layout).map_err(Failure::new)?.descriptor
+                    Wanted::Everything => root,
+                    Wanted::Own | Wanted::Platform(_) => {
+                        let image = find_image(root, &platform, layout).map_err(Failure::new)?;
+                        wanted.check(&image, || layout.folder().display().to_string())?;
+                        image.descriptor
                     }
                 };
                 collect_image(&root, layout).map_err(Failure::new)
@@ -171,12 +222,10 @@ impl Source {
         let own = match self {
             Self::Registry { name, .. } => vec![Reference { digest: None, ..name.clone() }],
             Self::Layout { layout, tag, .. } => {
-                let platform = match wanted {
-                    Wanted::Everything => &Platform::host(),
-                    Wanted::Platform(platform) => platform,
-                };
-                let entry = layout.find(&select(tag.as_deref()), platform).map_err(Failure::new)?;
-                layout.names(&entry.digest)
+                let select = select(tag.as_deref());
+                let entry = layout.find(&select, &wanted.platform()).map_err(Failure::new)?;
+                // Others may name the same image: who asked for one of them gets that one.
+                layout.names(&entry.digest, &select)
             }
         };
         let Some(tag) = tag else {
