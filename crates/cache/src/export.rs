@@ -10,9 +10,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tempfile::NamedTempFile;
 use wbuild_oci::Digest;
 use wbuild_store::{Ref, Store};
-use wbuild_tree::{Node, Subtree, TreeDigest, TreeSource, Visit, encode_object, walk};
+use wbuild_tree::{Subtree, TreeDigest, TreeSource, encode_object};
 
 use crate::backend::Backend;
+use crate::compact::{Compacted, Compaction, is_due};
 use crate::directory::ObjectKind;
 use crate::error::{At, CacheError, in_one_line};
 use crate::index::{Entry, Holds, Index, Kind, PackInfo};
@@ -20,6 +21,7 @@ use crate::pack::{Pack, PackWriter};
 use crate::problems::Problems;
 use crate::signature::Signature;
 use crate::source::Source;
+use crate::trees::named_in;
 
 /// Packs that wait to be uploaded, and threads that do it.
 const UPLOADS: usize = 2;
@@ -123,7 +125,7 @@ impl Shared {
         self.problems.say(&format!("write {place}"), message, Vec::new());
     }
 
-    fn upload(&self, number: usize, pack: &Pack) -> Result<(), CacheError> {
+    fn upload(&self, pack: &Pack) -> Result<PackInfo, CacheError> {
         let folder = pack.path.parent().unwrap_or(Path::new("/"));
         let mut file = NamedTempFile::new_in(folder).at("create a file in", folder)?;
         file.write_all(&pack.directory).at("write", file.path())?;
@@ -132,9 +134,7 @@ impl Shared {
         self.backend.put(&pack.data, pack.size, &pack.path)?;
         self.backend.put(&directory, directory_size, file.path())?;
         self.bytes.fetch_add(pack.size + directory_size, Ordering::Relaxed);
-        let info = PackInfo { data: pack.data, size: pack.size, directory, directory_size };
-        self.done.lock().unwrap_or_else(PoisonError::into_inner).insert(number, info);
-        Ok(())
+        Ok(PackInfo { data: pack.data, size: pack.size, directory, directory_size })
     }
 }
 
@@ -158,8 +158,11 @@ impl Uploads {
                     if shared.broken.load(Ordering::Relaxed) {
                         continue;
                     }
-                    if let Err(error) = shared.upload(number, &pack) {
-                        shared.give_up(&error);
+                    match shared.upload(&pack) {
+                        Ok(info) => {
+                            shared.done.lock().unwrap_or_else(PoisonError::into_inner).insert(number, info);
+                        }
+                        Err(error) => shared.give_up(&error),
                     }
                 }
             })
@@ -329,18 +332,7 @@ impl Export {
             places.insert(self.add_bytes(ObjectKind::Tree, tree.0, &object.bytes)?);
             pending.extend(object.children.iter().map(Subtree::digest));
             if wanted == Holds::Contents {
-                // Those of its own and of the directories that it holds inside of it.
-                let of_directory = Subtree::new(directory);
-                walk::<wbuild_tree::TreeLoadError>(store, &of_directory, &mut |_, entry| {
-                    if let Node::File { content, .. } = &entry.node {
-                        blobs.push(*content);
-                    }
-                    Ok(match entry.contents() {
-                        Some(below) if below.loaded().is_none() => Visit::Skip,
-                        _ => Visit::Into,
-                    })
-                })
-                .map_err(lost)?;
+                blobs.extend(named_in(&directory).blobs);
             }
         }
         let known = self.known();
@@ -387,8 +379,7 @@ impl Export {
     fn added(&mut self, name: (ObjectKind, Digest)) -> Result<Place, CacheError> {
         let place = Place::Own(self.packs);
         self.known().insert(name, place);
-        let limit = self.options.pack.unwrap_or_else(|| self.target.backend.pack());
-        if self.writer.as_ref().is_some_and(|writer| writer.size() >= limit) {
+        if self.writer.as_ref().is_some_and(|writer| writer.size() >= self.full()) {
             self.close_pack()?;
         }
         Ok(place)
@@ -407,8 +398,9 @@ impl Export {
         Ok(())
     }
 
-    /// Uploads the rest and merges the records into the scope's index. Says itself what goes wrong.
-    pub fn finish(mut self) -> Exported {
+    /// Uploads the rest and merges the records into the scope's index; packs that are worth it are rewritten by way of
+    /// `store`. Says itself what goes wrong.
+    pub fn finish(mut self, store: &Store) -> Exported {
         let deadline = Instant::now() + self.options.patience;
         if let Err(error) = self.close_pack() {
             self.uploads.shared.give_up(&error);
@@ -421,16 +413,14 @@ impl Export {
         if self.is_broken() {
             return Exported::default();
         }
-        let exported =
-            Exported { records: self.new, bytes: self.uploads.shared.bytes.load(Ordering::Relaxed) };
-        if let Err(error) = self.write_index() {
+        if let Err(error) = self.write_index(store, deadline) {
             self.uploads.shared.give_up(&error);
             return Exported::default();
         }
-        exported
+        Exported { records: self.new, bytes: self.uploads.shared.bytes.load(Ordering::Relaxed) }
     }
 
-    fn write_index(&mut self) -> Result<(), CacheError> {
+    fn write_index(&mut self, store: &Store, deadline: Instant) -> Result<(), CacheError> {
         let done =
             std::mem::take(&mut *self.uploads.shared.done.lock().unwrap_or_else(PoisonError::into_inner));
         let mut new = Index::default();
@@ -445,16 +435,45 @@ impl Export {
         }
         let (signature, oldest) =
             (&self.options.signature, self.today.saturating_sub(self.options.keep_days));
+        let merge = |index: &mut Index| {
+            index.merge(new.clone(), signature.as_ref());
+            index.prune(oldest)
+        };
+        let mut expected = self.target.loaded().map(|loaded| loaded.index.clone()).unwrap_or_default();
+        let left_out = merge(&mut expected);
+        let compacted = is_due(&expected, left_out).then(|| self.compact(store, &expected, deadline));
         let backend = Arc::clone(&self.target.backend);
         backend.update(&self.target.scope, &mut |stored| {
             // A damaged one is of no use to anybody.
             let before =
                 stored.map_or_else(Index::default, |bytes| Index::decode(&bytes).unwrap_or_default());
             let mut merged = before.clone();
-            merged.merge(new.clone(), signature.as_ref());
-            merged.prune(oldest);
+            merge(&mut merged);
+            if let Some(compacted) = &compacted {
+                compacted.apply(&mut merged);
+            }
             (merged != before).then_some(merged)
         })
+    }
+
+    /// That nothing could be rewritten costs nobody anything: the packs stay as they are, and a place that cannot be used is
+    /// about to say so when the index is written.
+    fn compact(&self, store: &Store, index: &Index, deadline: Instant) -> Compacted {
+        let shared = &self.uploads.shared;
+        let compaction = Compaction {
+            backend: &self.target.backend,
+            store,
+            full: self.full(),
+            folder: &self.folder,
+            deadline,
+            upload: &|pack| shared.upload(pack),
+        };
+        compaction.run(index).unwrap_or_default()
+    }
+
+    /// Bytes after which a pack is closed.
+    fn full(&self) -> u64 {
+        self.options.pack.unwrap_or_else(|| self.target.backend.pack())
     }
 
     /// The problems that this says.

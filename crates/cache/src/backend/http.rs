@@ -78,6 +78,10 @@ impl Backend for HttpBackend {
         self.web.part(self.get("cas", content)?, content, range)
     }
 
+    fn gives_parts(&self) -> bool {
+        self.web.gives_parts()
+    }
+
     fn whole(&self, content: &Digest, size: u64, file: &File) -> Result<(), CacheError> {
         self.web.whole(&self.get("cas", content)?, content, size, file)
     }

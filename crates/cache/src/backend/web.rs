@@ -83,6 +83,11 @@ impl Web {
         }
     }
 
+    /// Whether the server gives parts of contents, as far as that is known.
+    pub(crate) fn gives_parts(&self) -> bool {
+        self.parts.load(Ordering::Relaxed)
+    }
+
     /// Part of a content; `None` when the server gives none.
     pub(crate) fn part(
         &self,
@@ -90,7 +95,7 @@ impl Web {
         content: &Digest,
         range: Range<u64>,
     ) -> Result<Option<Vec<u8>>, CacheError> {
-        if !self.parts.load(Ordering::Relaxed) {
+        if !self.gives_parts() {
             return Ok(None);
         }
         let wanted = range.end.saturating_sub(range.start);

@@ -99,7 +99,7 @@ fn run(engine: &Engine, tasks: &Receiver<Task>) -> Vec<ExportedTo> {
         }
     }
     let done = targets.into_iter().map(|Target { name, export, .. }| {
-        let exported = export.finish();
+        let exported = export.finish(&engine.store);
         ExportedTo { place: name, records: exported.records, bytes: exported.bytes }
     });
     done.collect()
