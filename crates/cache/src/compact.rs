@@ -287,3 +287,81 @@ fn choose(uses: &[Use], full: u64, allowance: u64) -> BTreeSet<Digest> {
         _ => worth.iter().map(|used| used.pack).collect(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const FULL: u64 = 64 << 20;
+
+    fn used(name: &str, size: u64, live: u64, to_come: u64) -> Use {
+        Use { pack: Digest::of(name.as_bytes()), size, live, to_come }
+    }
+
+    fn chosen(uses: &[Use]) -> Vec<usize> {
+        let chosen = choose(uses, FULL, AT_MOST);
+        (0..uses.len()).filter(|at| chosen.contains(&uses[*at].pack)).collect()
+    }
+
+    #[test]
+    fn small_packs_go_together_and_dead_ones_go() {
+        let (small, large) = (used("s", 5 << 10, 5 << 10, 5 << 10), used("l", 60 << 20, 50 << 20, 0));
+        assert_eq!(chosen(&[small, large]), Vec::<usize>::new());
+        assert_eq!(chosen(&[small, large, used("t", 8 << 20, 7 << 20, 0)]), [0, 2]);
+        assert_eq!(chosen(&[used("d", 60 << 20, 10 << 20, 20 << 20)]), [0]);
+        assert_eq!(chosen(&[used("d", 60 << 20, 10 << 20, 33 << 20)]), Vec::<usize>::new());
+        assert_eq!(chosen(&[used("e", 60 << 20, 0, 0)]), [0]);
+    }
+
+    proptest! {
+        #[test]
+        fn there_is_an_end_to_what_comes(
+            given in proptest::collection::vec((any::<u64>(), any::<u64>(), any::<u64>()), 0..40),
+            allowance in 0..AT_MOST,
+        ) {
+            let uses: Vec<Use> = given
+                .iter()
+                .enumerate()
+                .map(|(at, (size, live, to_come))| used(&at.to_string(), size % FULL, live % FULL, to_come % FULL))
+                .collect();
+            let chosen = choose(&uses, FULL, allowance);
+            let sum = |of: fn(&Use) -> u64| uses.iter().filter(|used| chosen.contains(&used.pack)).map(of).sum::<u64>();
+            prop_assert!(sum(|used| used.to_come) <= allowance && sum(|used| used.live) <= AT_MOST);
+        }
+    }
+
+    #[test]
+    fn a_record_that_changed_meanwhile_keeps_its_packs() {
+        let pack = |name: &str| PackInfo {
+            data: Digest::of(name.as_bytes()),
+            size: 5,
+            directory: Digest::of(b"d"),
+            directory_size: 7,
+        };
+        let entry = |root: &str, packs: &[&str]| Entry {
+            body: String::new(),
+            roots: vec![Ref::Blob(Digest::of(root.as_bytes()))],
+            holds: Holds::Contents,
+            packs: packs.iter().map(|name| pack(name).data).collect(),
+            used: 3,
+            signature: None,
+        };
+        let name = |key: &str| (Kind::Step, Digest::of(key.as_bytes()));
+        let mut index = Index {
+            packs: ["a", "b", "c"].map(|name| (pack(name).data, pack(name))).into(),
+            entries: [(name("1"), entry("x", &["a", "c"])), (name("2"), entry("y", &["b"]))].into(),
+            looked_through: 0,
+        };
+        let old = [pack("a").data, pack("b").data].into();
+        let compacted = Compacted { old, new: vec![pack("n")], entries: index.entries.clone() };
+        index.entries.insert(name("2"), entry("z", &["b"]));
+        compacted.apply(&mut index);
+        assert_eq!(index.entries[&name("1")].packs, [pack("c").data, pack("n").data].into());
+        assert_eq!(index.entries[&name("2")].packs, [pack("b").data].into());
+        assert_eq!(index.packs.len(), 3);
+        assert_eq!(index.looked_through, 3);
+        assert!(!is_due(&index, 0) && is_due(&index, 1));
+    }
+}

@@ -16,6 +16,7 @@ use crate::backend::Backend;
 use crate::compact::{Compacted, Compaction, is_due};
 use crate::directory::ObjectKind;
 use crate::error::{At, CacheError, in_one_line};
+use crate::import::Import;
 use crate::index::{Entry, Holds, Index, Kind, PackInfo};
 use crate::pack::{Pack, PackWriter};
 use crate::problems::Problems;
@@ -76,6 +77,8 @@ pub struct Export {
     target: Arc<Source>,
     /// Scopes of the same place: what they have need not be uploaded.
     others: Vec<Arc<Source>>,
+    /// Who reads the same place meanwhile, and finds out what is lost there.
+    reader: Option<Arc<Import>>,
     options: ExportOptions,
     problems: Arc<Problems>,
     folder: PathBuf,
@@ -204,6 +207,7 @@ impl Export {
         Self {
             target,
             others,
+            reader: None,
             options,
             folder: folder.to_owned(),
             today: u32::try_from(age.as_secs() / 86_400).unwrap_or(u32::MAX),
@@ -217,6 +221,19 @@ impl Export {
         }
     }
 
+    /// What the same build's import finds gone or damaged is uploaded again.
+    #[must_use]
+    pub fn beside(self, reader: Option<Arc<Import>>) -> Self {
+        Self { reader, ..self }
+    }
+
+    /// Packs that have turned out to be gone or damaged.
+    fn lost(&self) -> BTreeSet<Digest> {
+        let own = std::iter::once(&self.target).chain(&self.others).flat_map(|source| source.lost());
+        let read = self.reader.as_ref().map(|reader| reader.lost(&self.target.backend.place()));
+        own.chain(read.into_iter().flatten()).collect()
+    }
+
     /// Whether the place takes anything.
     pub fn is_broken(&self) -> bool {
         self.uploads.shared.broken.load(Ordering::Relaxed)
@@ -225,13 +242,23 @@ impl Export {
     /// Whether the scope has a record already, with as much of what it refers to as is wanted: then its owner need not find
     /// out what that is.
     pub fn has(&mut self, kind: Kind, key: &Digest, wanted: Holds) -> bool {
+        self.has_one(kind, key, wanted, &|_| true)
+    }
+
+    fn has_one(
+        &mut self,
+        kind: Kind,
+        key: &Digest,
+        wanted: Holds,
+        is_right: &dyn Fn(&Entry) -> bool,
+    ) -> bool {
+        let lost = self.lost();
+        let serves =
+            |entry: &Entry| entry.holds >= wanted && is_right(entry) && entry.packs.is_disjoint(&lost);
         if let Some((entry, _)) = self.entries.get(&(kind, *key)) {
-            return entry.holds >= wanted;
+            return serves(entry);
         }
-        let Some(entry) = self.stored(kind, key) else { return false };
-        if entry.holds < wanted {
-            return false;
-        }
+        let Some(entry) = self.stored(kind, key).filter(serves) else { return false };
         let entry = Entry { used: self.today, ..entry };
         self.entries.insert((kind, *key), (entry, BTreeSet::new()));
         true
@@ -251,8 +278,16 @@ impl Export {
     /// fill. Contents that cannot be read are left out: the record then says so.
     pub fn add(&mut self, store: &Store, record: NewRecord) {
         let NewRecord { kind, key, body, roots, wanted } = record;
-        if self.is_broken() || self.has(kind, &key, wanted) {
+        // One key has one result; what is in a cache mount changes, and the newest is the best.
+        let is_right = |known: &Entry| kind != Kind::Mount || known.body == body;
+        if self.is_broken() || self.has_one(kind, &key, wanted, &is_right) {
             return;
+        }
+        let lost = self.lost();
+        if !lost.is_empty()
+            && let Some(known) = &mut self.known
+        {
+            known.retain(|_, place| !matches!(place, Place::Stored(pack) if lost.contains(pack)));
         }
         let mut places = BTreeSet::new();
         let mut holds = wanted;
@@ -305,11 +340,14 @@ impl Export {
     }
 
     fn known(&mut self) -> &mut HashMap<(ObjectKind, Digest), Place> {
-        let sources = std::iter::once(&self.target).chain(&self.others);
-        self.known.get_or_insert_with(|| {
-            let objects = sources.flat_map(|source| source.all_objects());
-            objects.map(|(name, pack)| (name, Place::Stored(pack))).collect()
-        })
+        if self.known.is_none() {
+            let sources = std::iter::once(&self.target).chain(&self.others);
+            let objects: Vec<_> = sources.flat_map(|source| source.all_objects()).collect();
+            let lost = self.lost();
+            let there = objects.into_iter().filter(|(_, pack)| !lost.contains(pack));
+            self.known = Some(there.map(|(name, pack)| (name, Place::Stored(pack))).collect());
+        }
+        self.known.get_or_insert_default()
     }
 
     fn add_tree(
@@ -435,7 +473,13 @@ impl Export {
         }
         let (signature, oldest) =
             (&self.options.signature, self.today.saturating_sub(self.options.keep_days));
+        let lost = self.lost();
         let merge = |index: &mut Index| {
+            // What was made again takes the place of what is lost.
+            index.entries.retain(|name, known| {
+                known.packs.is_disjoint(&lost)
+                    || new.entries.get(name).is_none_or(|again| !again.packs.is_disjoint(&lost))
+            });
             index.merge(new.clone(), signature.as_ref());
             index.prune(oldest)
         };

@@ -36,7 +36,7 @@ pub use backend::{ObjectsBackend, ObjectsPlace};
 pub use directory::{Codec, Directory, Frame, Object, ObjectKind};
 pub use error::CacheError;
 pub use export::{Export, ExportOptions, Exported, NewRecord};
-pub use import::{Import, ImportOptions};
+pub use import::{Import, ImportScope};
 pub use index::{Entry, Holds, Index, Kind, PackInfo};
 pub use place::{Mode, Place, PlaceError, Role};
 pub use problems::Problems;

@@ -215,6 +215,14 @@ impl Source {
         }
     }
 
+    /// Packs that have turned out to be gone or damaged. Waits for nothing.
+    pub(crate) fn lost(&self) -> Vec<Digest> {
+        let opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(Some(loaded)) = opened else { return Vec::new() };
+        let packs = loaded.packs.values().filter(|pack| pack.damaged.load(Ordering::Relaxed));
+        packs.map(|pack| pack.info.data).collect()
+    }
+
     /// The place is not used any more; said once.
     fn give_up(&self, error: &CacheError) {
         if self.broken.swap(true, Ordering::Relaxed) {
@@ -249,17 +257,15 @@ impl Source {
         if let Some(place) = loaded.known(name) {
             return Some(place);
         }
-        let hinted = loaded.roots.get(name).into_iter().flatten();
-        for pack in hinted.chain(loaded.packs.keys()) {
-            let Some(pack) = loaded.packs.get(pack) else { continue };
-            if pack.directory.get().is_some() || self.broken.load(Ordering::Relaxed) {
-                continue;
+        for pack in loaded.roots.get(name).into_iter().flatten() {
+            if let Some(pack) = loaded.packs.get(pack) {
+                self.read_directory(loaded, pack);
             }
-            self.read_directory(loaded, pack);
             if let Some(place) = loaded.known(name) {
                 return Some(place);
             }
         }
+        self.read_directories(loaded);
         loaded.known(name)
     }
 
@@ -301,6 +307,9 @@ impl Source {
         let next = AtomicUsize::new(0);
         let work = || {
             while let Some(pack) = packs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                if self.broken.load(Ordering::Relaxed) {
+                    return;
+                }
                 self.read_directory(loaded, pack);
             }
         };

@@ -26,6 +26,8 @@ pub struct Network {
     pub roots: Vec<u8>,
     /// Through which proxies.
     pub proxies: Proxies,
+    /// How long a request may stand still; ten seconds where nobody says it.
+    pub stall: Option<Duration>,
 }
 
 /// A client for one cache. A cache is worth waiting for a little, and not long: three tries.
@@ -49,7 +51,7 @@ pub(crate) fn options(network: &Network) -> HttpOptions {
     HttpOptions {
         roots: network.roots.clone(),
         proxies: network.proxies.clone(),
-        retry: RETRY,
+        retry: RetryPolicy { stall: network.stall.unwrap_or(RETRY.stall), ..RETRY },
         ..HttpOptions::default()
     }
 }

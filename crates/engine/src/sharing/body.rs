@@ -20,7 +20,7 @@ pub(super) struct StepBody {
     /// The tree face of the step's own delta, if it has one and it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) face: Option<Face>,
-    /// With `logs=true`: what identifies the step across builds, and what its key was computed from.
+    /// With `logs=true`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) explained: Option<Explained>,
 }
@@ -35,7 +35,11 @@ pub(super) struct Face {
 /// What a miss is explained with.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Explained {
+    /// SHA-256 of what identifies the step across builds.
     pub(super) step: Digest,
+    /// When it was uploaded, in seconds since 1970: of several the newest explains best.
+    pub(super) built: u64,
+    /// What its key was computed from.
     pub(super) preimage: Preimage,
 }
 
