@@ -390,8 +390,9 @@ impl Records for Engine {
     }
 
     fn latest(&self, identity: &str) -> Result<Option<Record>, EngineError> {
-        let step = Digest::of(identity.as_bytes());
-        let Some(key) = self.store.latest(&step)? else { return Ok(self.shared.explained(&step)) };
+        let Some(key) = self.store.latest(&Digest::of(identity.as_bytes()))? else {
+            return Ok(self.shared.explained(identity));
+        };
         let stored = self.store.peek_record(&key)?;
         let record = stored.and_then(|stored| Record::from_bytes(&stored.body).ok());
         // Of one that could not be read there is nothing to compare with.

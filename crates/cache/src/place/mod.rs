@@ -59,7 +59,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug)]
 pub struct Place {
     kind: PlaceKind,
-    /// `timeout=`: how long a request may stand still, and an index may take.
+    /// `timeout=`: how long a request may stand still.
     timeout: Option<Duration>,
     /// `scope=`, if it was given.
     pub scope: Option<String>,
@@ -235,9 +235,9 @@ impl Place {
         }
     }
 
-    /// How long its index may take.
+    /// How long its index may take: a request is tried again when it stood still.
     pub fn patience(&self) -> Duration {
-        self.timeout.unwrap_or(PATIENCE)
+        self.timeout.unwrap_or_default().max(PATIENCE)
     }
 
     /// A client for it; nothing is asked yet.
@@ -331,7 +331,7 @@ mod tests {
         let patience = |text: &str| {
             Place::parse(Role::Export, &format!("type=local,dest=/c{text}"), &|_| None).unwrap().patience()
         };
-        for (text, seconds) in [("", 5), (",timeout=1", 1), (",timeout=30s", 30), (",timeout=10m", 600)] {
+        for (text, seconds) in [("", 5), (",timeout=1", 5), (",timeout=30s", 30), (",timeout=10m", 600)] {
             assert_eq!(patience(text), Duration::from_secs(seconds));
         }
         for wrong in ["0", "11m", "1h", "-1", "18446744073709551615m"] {

@@ -14,7 +14,9 @@ const VERSION: u32 = 1;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct StepBody {
     version: u32,
-    name: String,
+    /// With `logs=true`: a name may hold arguments.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
     snapshot: Snapshot,
     took_ms: u64,
     /// The tree face of the step's own delta, if it has one and it is known.
@@ -47,7 +49,7 @@ impl StepBody {
     pub(super) fn new(record: &Record, face: Option<Face>, explained: Option<Explained>) -> Self {
         Self {
             version: VERSION,
-            name: record.name.clone(),
+            name: explained.is_some().then(|| record.name.clone()),
             snapshot: record.snapshot.clone(),
             took_ms: record.took_ms,
             face,
@@ -65,10 +67,10 @@ impl StepBody {
     }
 
     /// The record that it is here.
-    pub(super) fn into_record(self, preimage: Preimage) -> Record {
+    pub(super) fn into_record(self, identity: &str, preimage: Preimage) -> Record {
         Record {
             version: Record::VERSION,
-            name: self.name,
+            name: self.name.unwrap_or_else(|| identity.to_owned()),
             preimage,
             snapshot: self.snapshot,
             took_ms: self.took_ms,

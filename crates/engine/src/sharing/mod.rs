@@ -66,6 +66,8 @@ pub(crate) struct Shared {
     missing: BTreeSet<String>,
     /// Cache mounts that steps had, by their folders' ids, with the names that never leave.
     mounts: Mutex<BTreeSet<(Digest, Vec<String>)>>,
+    /// The folder of the project, with which what identifies its steps begins.
+    project: OnceLock<String>,
     /// The newest records of which a cache tells the preimages, by step, with the time when they were made.
     explained: OnceLock<BTreeMap<Digest, (u64, Record)>>,
 }
@@ -89,7 +91,20 @@ impl Shared {
 
     /// This build used the record of a key.
     pub(crate) fn used(&self, key: &Key, identity: &str) {
-        self.send(Task::Step { key: *key, step: Digest::of(identity.as_bytes()) });
+        self.send(Task::Step { key: *key, step: self.step(identity) });
+    }
+
+    /// Names a step on all machines: where its project lies on this one is left out.
+    fn step(&self, identity: &str) -> Digest {
+        let project = self.project.get().map(String::as_str).filter(|project| !project.is_empty());
+        let below = project.and_then(|project| Some((project, identity.strip_prefix(project)?)));
+        match below {
+            Some((project, below)) => {
+                let name = project.rsplit('/').next().unwrap_or_default();
+                Digest::of(format!("{name}{below}").as_bytes())
+            }
+            None => Digest::of(identity.as_bytes()),
+        }
     }
 
     /// This build used a layer.
@@ -119,7 +134,7 @@ impl Shared {
 
     /// What a miss of a step that was never built here can be compared with: the newest record of it that a cache tells the
     /// preimage of.
-    pub(crate) fn explained(&self, step: &Digest) -> Option<Record> {
+    pub(crate) fn explained(&self, identity: &str) -> Option<Record> {
         let import = self.import.as_ref()?;
         let explained = self.explained.get_or_init(|| {
             let mut newest: BTreeMap<Digest, (u64, Record)> = BTreeMap::new();
@@ -127,12 +142,12 @@ impl Shared {
                 let Some(mut body) = StepBody::read(&entry.body) else { continue };
                 let Some(Explained { step, built, preimage }) = body.explained.take() else { continue };
                 if newest.get(&step).is_none_or(|(known, _)| *known <= built) {
-                    newest.insert(step, (built, body.into_record(preimage)));
+                    newest.insert(step, (built, body.into_record("", preimage)));
                 }
             }
             newest
         });
-        explained.get(step).map(|(_, record)| record.clone())
+        explained.get(&self.step(identity)).map(|(_, record)| record.clone())
     }
 
     /// Whether cache mounts are to be had.
@@ -168,6 +183,12 @@ impl Engine {
             self.store.set_upstream(Some(import.clone()));
         }
         self.shared.sharing = sharing;
+    }
+
+    /// Says with what the identities of all steps begin that say where the project lies on this machine.
+    pub fn set_project(&self, project: &str) {
+        // Only the first one counts: there is one project in a build.
+        let _ = self.shared.project.set(project.to_owned());
     }
 
     /// Caches that had nothing for this build, beside those of which a warning was said: each place, with the scopes
@@ -221,7 +242,7 @@ impl Engine {
         {
             remember_tree_face(&self.store, &delta, None, &TreeFace::of_step(tree, content))?;
         }
-        let record = body.into_record(preimage.clone());
+        let record = body.into_record(identity, preimage.clone());
         self.remember(key, identity, &record, false)?;
         // Another process may have been quicker: then that one counts.
         self.record(key)
