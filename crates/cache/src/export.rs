@@ -1,3 +1,4 @@
+use std::collections::btree_map::Entry as Slot;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -87,11 +88,20 @@ pub struct Export {
     known: Option<HashMap<(ObjectKind, Digest), Place>>,
     /// Trees that were looked through, with the packs in which they are.
     entries: BTreeMap<(Kind, Digest), (Entry, BTreeSet<usize>)>,
-    writer: Option<PackWriter>,
-    /// Packs of this export, in the order in which they were begun.
+    /// Packs that are not full yet, with their numbers.
+    writers: BTreeMap<Part, (usize, PackWriter)>,
+    /// Packs that were begun.
     packs: usize,
     uploads: Uploads,
     new: usize,
+}
+
+/// What is in a pack. An import in which nothing has changed needs layers and nothing else: where packs come whole, those
+/// have packs of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Part {
+    Results,
+    Layers,
 }
 
 /// Where an object is.
@@ -213,7 +223,7 @@ impl Export {
             today: u32::try_from(age.as_secs() / 86_400).unwrap_or(u32::MAX),
             known: None,
             entries: BTreeMap::new(),
-            writer: None,
+            writers: BTreeMap::new(),
             packs: 0,
             uploads: Uploads::start(backend, &problems),
             problems,
@@ -292,7 +302,7 @@ impl Export {
         let mut places = BTreeSet::new();
         let mut holds = wanted;
         if wanted != Holds::Nothing
-            && let Err(error) = self.add_roots(store, &roots, wanted, &mut places)
+            && let Err(error) = self.add_roots(store, self.part_of(kind), &roots, wanted, &mut places)
         {
             if !matches!(error, CacheError::Store(_)) {
                 self.uploads.shared.give_up(&error);
@@ -320,9 +330,17 @@ impl Export {
         self.entries.insert((kind, key), (entry, own));
     }
 
+    fn part_of(&self, kind: Kind) -> Part {
+        match kind {
+            Kind::Layer if !self.target.backend.gives_parts() => Part::Layers,
+            _ => Part::Results,
+        }
+    }
+
     fn add_roots(
         &mut self,
         store: &Store,
+        part: Part,
         roots: &[Ref],
         wanted: Holds,
         places: &mut BTreeSet<Place>,
@@ -330,7 +348,7 @@ impl Export {
         for root in roots {
             match root {
                 Ref::Blob(digest) => {
-                    places.insert(self.add_blob(store, digest)?);
+                    places.insert(self.add_blob(store, part, digest)?);
                 }
                 Ref::Tree(tree) => self.add_tree(store, *tree, wanted, places)?,
                 Ref::Delta(_) => {}
@@ -381,12 +399,12 @@ impl Export {
             .collect();
         store.bring(unknown)?;
         for blob in blobs {
-            places.insert(self.add_blob(store, &blob)?);
+            places.insert(self.add_blob(store, Part::Results, &blob)?);
         }
         Ok(())
     }
 
-    fn add_blob(&mut self, store: &Store, digest: &Digest) -> Result<Place, CacheError> {
+    fn add_blob(&mut self, store: &Store, part: Part, digest: &Digest) -> Result<Place, CacheError> {
         let name = (ObjectKind::Blob, *digest);
         if let Some(place) = self.known().get(&name) {
             return Ok(*place);
@@ -394,8 +412,10 @@ impl Export {
         let blob = store.open_blob(digest)?;
         let size = blob.size();
         let (mut reader, path) = (blob.reader(), store.blob_path(digest));
-        self.writer()?.add_blob(*digest, size, &mut reader, &path)?;
-        self.added(name)
+        let (number, open) = self.writer(part)?;
+        open.add_blob(*digest, size, &mut reader, &path)?;
+        let (number, size) = (*number, open.size());
+        self.added(part, name, number, size)
     }
 
     fn add_bytes(&mut self, kind: ObjectKind, digest: Digest, bytes: &[u8]) -> Result<Place, CacheError> {
@@ -403,36 +423,47 @@ impl Export {
         if let Some(place) = self.known().get(&name) {
             return Ok(*place);
         }
-        self.writer()?.add(kind, digest, bytes)?;
-        self.added(name)
+        let (number, open) = self.writer(Part::Results)?;
+        open.add(kind, digest, bytes)?;
+        let (number, size) = (*number, open.size());
+        self.added(Part::Results, name, number, size)
     }
 
-    fn writer(&mut self) -> Result<&mut PackWriter, CacheError> {
-        match &mut self.writer {
-            Some(writer) => Ok(writer),
-            none => Ok(none.insert(PackWriter::new(&self.folder)?)),
+    fn writer(&mut self, part: Part) -> Result<&mut (usize, PackWriter), CacheError> {
+        match self.writers.entry(part) {
+            Slot::Occupied(open) => Ok(open.into_mut()),
+            Slot::Vacant(none) => {
+                let number = self.packs;
+                self.packs += 1;
+                Ok(none.insert((number, PackWriter::new(&self.folder)?)))
+            }
         }
     }
 
-    fn added(&mut self, name: (ObjectKind, Digest)) -> Result<Place, CacheError> {
-        let place = Place::Own(self.packs);
+    /// Something was added to the pack with this number, which has `size` bytes now.
+    fn added(
+        &mut self,
+        part: Part,
+        name: (ObjectKind, Digest),
+        number: usize,
+        size: u64,
+    ) -> Result<Place, CacheError> {
+        let place = Place::Own(number);
         self.known().insert(name, place);
-        if self.writer.as_ref().is_some_and(|writer| writer.size() >= self.full()) {
-            self.close_pack()?;
+        if size >= self.full() {
+            self.close_pack(part)?;
         }
         Ok(place)
     }
 
-    /// Hands the pack over to be uploaded; waits while too many are.
-    fn close_pack(&mut self) -> Result<(), CacheError> {
-        let Some(pack) = self.writer.take().map(PackWriter::finish).transpose()?.flatten() else {
-            return Ok(());
-        };
+    /// Hands a pack over to be uploaded; waits while too many are.
+    fn close_pack(&mut self, part: Part) -> Result<(), CacheError> {
+        let Some((number, writer)) = self.writers.remove(&part) else { return Ok(()) };
+        let Some(pack) = writer.finish()? else { return Ok(()) };
         if let Some(queue) = &self.uploads.queue {
             // The threads end only after the queue does.
-            let _ = queue.send((self.packs, pack));
+            let _ = queue.send((number, pack));
         }
-        self.packs += 1;
         Ok(())
     }
 
@@ -440,8 +471,10 @@ impl Export {
     /// `store`. Says itself what goes wrong.
     pub fn finish(mut self, store: &Store) -> Exported {
         let deadline = Instant::now() + self.options.patience;
-        if let Err(error) = self.close_pack() {
-            self.uploads.shared.give_up(&error);
+        for part in [Part::Results, Part::Layers] {
+            if let Err(error) = self.close_pack(part) {
+                self.uploads.shared.give_up(&error);
+            }
         }
         if !self.uploads.finish(deadline) {
             let place = self.target.backend.place();
