@@ -31,6 +31,8 @@ mod cli {
     mod secrecy;
     mod sharing;
     mod sharing_actions;
+    mod sharing_faults;
+    mod sharing_over_time;
     mod sharing_registries;
     mod sharing_servers;
     mod sharing_turbo;

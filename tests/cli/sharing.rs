@@ -38,25 +38,25 @@ pub(super) fn build(context: &TestContext, args: &[&str]) -> Build {
 }
 
 /// A folder for a cache, and the flags for it.
-struct Folder(tempfile::TempDir);
+pub(super) struct Folder(tempfile::TempDir);
 
 impl Folder {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         Self(folder)
     }
 
-    fn to(&self, more: &str) -> String {
+    pub(super) fn to(&self, more: &str) -> String {
         format!("--cache-to=type=local,dest={}/cache{more}", self.0.path().display())
     }
 
-    fn from(&self, more: &str) -> String {
+    pub(super) fn from(&self, more: &str) -> String {
         format!("--cache-from=type=local,src={}/cache{more}", self.0.path().display())
     }
 
     /// The files in it: contents, or indexes.
-    fn files(&self, kind: &str) -> Vec<PathBuf> {
+    pub(super) fn files(&self, kind: &str) -> Vec<PathBuf> {
         let mut files: Vec<PathBuf> = fs::read_dir(self.0.path().join("cache").join(kind))
             .into_iter()
             .flatten()
@@ -66,7 +66,7 @@ impl Folder {
         files
     }
 
-    fn bytes(&self) -> u64 {
+    pub(super) fn bytes(&self) -> u64 {
         self.files("cas").iter().map(|path| fs::metadata(path).unwrap().len()).sum()
     }
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use wbuild_testkit::{Door, FakeRegistry, Fault, Server, free_port};
+use wbuild_testkit::{Door, FakeRegistry, Server, free_port};
 
 use super::sharing::{STEPS, build, dockerfile};
 use super::sharing_servers::round_trip;
@@ -36,46 +36,6 @@ fn a_registry_is_a_cache() {
         let context = dockerfile("two").env("DOCKER_CONFIG", env[0].1).env("GITHUB_REF_NAME", "fix/it");
         let imported = build(&context, &[&format!("--cache-from={name}"), &format!("--cache-to={name}")]);
         assert_eq!((imported.steps("built").len(), imported.warnings()), (0, vec![]));
-    }
-}
-
-#[test]
-fn whatever_a_registry_does_the_image_is_right_and_it_is_said_once() {
-    let Some(_) = bases() else { return };
-    let registry = FakeRegistry::start().unwrap();
-    let name = format!("{}/team/cache", registry.host());
-    let filled = build(&dockerfile("one"), &[&format!("--cache-to={name}")]);
-    let digest = filled.digest().to_owned();
-    let always = usize::MAX;
-    let faults = [
-        ("/blobs/", Fault::Status(500)),
-        ("/blobs/", Fault::Status(404)),
-        ("/blobs/", Fault::WrongByte),
-        ("/blobs/", Fault::Cut(10)),
-        ("/manifests/", Fault::Status(403)),
-        ("/manifests/", Fault::WrongByte),
-        ("/manifests/", Fault::Held(10)),
-    ];
-    for (path, fault) in faults {
-        registry.forgive();
-        registry.plan("GET", path, always, fault.clone());
-        let context = dockerfile("one");
-        let built = build(&context, &[&format!("--cache-from={name}")]);
-        assert_eq!(built.digest(), digest, "{path} {fault:?}");
-        assert_eq!(built.warnings().len(), 1, "{path} {fault:?}: {:?}", built.warnings());
-        assert_eq!(context.run(&["cache", "verify"]).code, 0, "{path} {fault:?}");
-    }
-    for (method, path, fault) in [
-        ("POST", "/uploads/", Fault::Status(403)),
-        ("PUT", "/uploads/", Fault::CutUpload(10)),
-        ("PUT", "/manifests/", Fault::Status(403)),
-    ] {
-        let registry = FakeRegistry::start().unwrap();
-        registry.plan(method, path, always, fault.clone());
-        let built = build(&dockerfile("one"), &[&format!("--cache-to={}/team/cache", registry.host())]);
-        assert_eq!(built.digest(), digest, "{path} {fault:?}");
-        assert_eq!(built.warnings().len(), 1, "{method} {path} {fault:?}: {:?}", built.warnings());
-        assert_eq!(built.other_notes(), Vec::<&str>::new(), "{path} {fault:?}");
     }
 }
 

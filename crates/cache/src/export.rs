@@ -1,3 +1,4 @@
+use std::collections::btree_map::Entry as Slot;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -10,16 +11,19 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tempfile::NamedTempFile;
 use wbuild_oci::Digest;
 use wbuild_store::{Ref, Store};
-use wbuild_tree::{Node, Subtree, TreeDigest, TreeSource, Visit, encode_object, walk};
+use wbuild_tree::{Subtree, TreeDigest, TreeSource, encode_object};
 
 use crate::backend::Backend;
+use crate::compact::{Compacted, Compaction, is_due};
 use crate::directory::ObjectKind;
 use crate::error::{At, CacheError, in_one_line};
+use crate::import::Import;
 use crate::index::{Entry, Holds, Index, Kind, PackInfo};
 use crate::pack::{Pack, PackWriter};
 use crate::problems::Problems;
 use crate::signature::Signature;
 use crate::source::Source;
+use crate::trees::named_in;
 
 /// Packs that wait to be uploaded, and threads that do it.
 const UPLOADS: usize = 2;
@@ -74,6 +78,8 @@ pub struct Export {
     target: Arc<Source>,
     /// Scopes of the same place: what they have need not be uploaded.
     others: Vec<Arc<Source>>,
+    /// Who reads the same place meanwhile, and finds out what is lost there.
+    reader: Option<Arc<Import>>,
     options: ExportOptions,
     problems: Arc<Problems>,
     folder: PathBuf,
@@ -82,11 +88,20 @@ pub struct Export {
     known: Option<HashMap<(ObjectKind, Digest), Place>>,
     /// Trees that were looked through, with the packs in which they are.
     entries: BTreeMap<(Kind, Digest), (Entry, BTreeSet<usize>)>,
-    writer: Option<PackWriter>,
-    /// Packs of this export, in the order in which they were begun.
+    /// Packs that are not full yet, with their numbers.
+    writers: BTreeMap<Part, (usize, PackWriter)>,
+    /// Packs that were begun.
     packs: usize,
     uploads: Uploads,
     new: usize,
+}
+
+/// What is in a pack. An import in which nothing has changed needs layers and nothing else: where packs come whole, those
+/// have packs of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Part {
+    Results,
+    Layers,
 }
 
 /// Where an object is.
@@ -123,7 +138,7 @@ impl Shared {
         self.problems.say(&format!("write {place}"), message, Vec::new());
     }
 
-    fn upload(&self, number: usize, pack: &Pack) -> Result<(), CacheError> {
+    fn upload(&self, pack: &Pack) -> Result<PackInfo, CacheError> {
         let folder = pack.path.parent().unwrap_or(Path::new("/"));
         let mut file = NamedTempFile::new_in(folder).at("create a file in", folder)?;
         file.write_all(&pack.directory).at("write", file.path())?;
@@ -132,9 +147,7 @@ impl Shared {
         self.backend.put(&pack.data, pack.size, &pack.path)?;
         self.backend.put(&directory, directory_size, file.path())?;
         self.bytes.fetch_add(pack.size + directory_size, Ordering::Relaxed);
-        let info = PackInfo { data: pack.data, size: pack.size, directory, directory_size };
-        self.done.lock().unwrap_or_else(PoisonError::into_inner).insert(number, info);
-        Ok(())
+        Ok(PackInfo { data: pack.data, size: pack.size, directory, directory_size })
     }
 }
 
@@ -158,8 +171,11 @@ impl Uploads {
                     if shared.broken.load(Ordering::Relaxed) {
                         continue;
                     }
-                    if let Err(error) = shared.upload(number, &pack) {
-                        shared.give_up(&error);
+                    match shared.upload(&pack) {
+                        Ok(info) => {
+                            shared.done.lock().unwrap_or_else(PoisonError::into_inner).insert(number, info);
+                        }
+                        Err(error) => shared.give_up(&error),
                     }
                 }
             })
@@ -201,17 +217,31 @@ impl Export {
         Self {
             target,
             others,
+            reader: None,
             options,
             folder: folder.to_owned(),
             today: u32::try_from(age.as_secs() / 86_400).unwrap_or(u32::MAX),
             known: None,
             entries: BTreeMap::new(),
-            writer: None,
+            writers: BTreeMap::new(),
             packs: 0,
             uploads: Uploads::start(backend, &problems),
             problems,
             new: 0,
         }
+    }
+
+    /// What the same build's import finds gone or damaged is uploaded again.
+    #[must_use]
+    pub fn beside(self, reader: Option<Arc<Import>>) -> Self {
+        Self { reader, ..self }
+    }
+
+    /// Packs that have turned out to be gone or damaged.
+    fn lost(&self) -> BTreeSet<Digest> {
+        let own = std::iter::once(&self.target).chain(&self.others).flat_map(|source| source.lost());
+        let read = self.reader.as_ref().map(|reader| reader.lost(&self.target.backend.place()));
+        own.chain(read.into_iter().flatten()).collect()
     }
 
     /// Whether the place takes anything.
@@ -222,13 +252,23 @@ impl Export {
     /// Whether the scope has a record already, with as much of what it refers to as is wanted: then its owner need not find
     /// out what that is.
     pub fn has(&mut self, kind: Kind, key: &Digest, wanted: Holds) -> bool {
+        self.has_one(kind, key, wanted, &|_| true)
+    }
+
+    fn has_one(
+        &mut self,
+        kind: Kind,
+        key: &Digest,
+        wanted: Holds,
+        is_right: &dyn Fn(&Entry) -> bool,
+    ) -> bool {
+        let lost = self.lost();
+        let serves =
+            |entry: &Entry| entry.holds >= wanted && is_right(entry) && entry.packs.is_disjoint(&lost);
         if let Some((entry, _)) = self.entries.get(&(kind, *key)) {
-            return entry.holds >= wanted;
+            return serves(entry);
         }
-        let Some(entry) = self.stored(kind, key) else { return false };
-        if entry.holds < wanted {
-            return false;
-        }
+        let Some(entry) = self.stored(kind, key).filter(serves) else { return false };
         let entry = Entry { used: self.today, ..entry };
         self.entries.insert((kind, *key), (entry, BTreeSet::new()));
         true
@@ -248,13 +288,21 @@ impl Export {
     /// fill. Contents that cannot be read are left out: the record then says so.
     pub fn add(&mut self, store: &Store, record: NewRecord) {
         let NewRecord { kind, key, body, roots, wanted } = record;
-        if self.is_broken() || self.has(kind, &key, wanted) {
+        // One key has one result; what is in a cache mount changes, and the newest is the best.
+        let is_right = |known: &Entry| kind != Kind::Mount || known.body == body;
+        if self.is_broken() || self.has_one(kind, &key, wanted, &is_right) {
             return;
+        }
+        let lost = self.lost();
+        if !lost.is_empty()
+            && let Some(known) = &mut self.known
+        {
+            known.retain(|_, place| !matches!(place, Place::Stored(pack) if lost.contains(pack)));
         }
         let mut places = BTreeSet::new();
         let mut holds = wanted;
         if wanted != Holds::Nothing
-            && let Err(error) = self.add_roots(store, &roots, wanted, &mut places)
+            && let Err(error) = self.add_roots(store, self.part_of(kind), &roots, wanted, &mut places)
         {
             if !matches!(error, CacheError::Store(_)) {
                 self.uploads.shared.give_up(&error);
@@ -282,9 +330,17 @@ impl Export {
         self.entries.insert((kind, key), (entry, own));
     }
 
+    fn part_of(&self, kind: Kind) -> Part {
+        match kind {
+            Kind::Layer if !self.target.backend.gives_parts() => Part::Layers,
+            _ => Part::Results,
+        }
+    }
+
     fn add_roots(
         &mut self,
         store: &Store,
+        part: Part,
         roots: &[Ref],
         wanted: Holds,
         places: &mut BTreeSet<Place>,
@@ -292,7 +348,7 @@ impl Export {
         for root in roots {
             match root {
                 Ref::Blob(digest) => {
-                    places.insert(self.add_blob(store, digest)?);
+                    places.insert(self.add_blob(store, part, digest)?);
                 }
                 Ref::Tree(tree) => self.add_tree(store, *tree, wanted, places)?,
                 Ref::Delta(_) => {}
@@ -302,11 +358,14 @@ impl Export {
     }
 
     fn known(&mut self) -> &mut HashMap<(ObjectKind, Digest), Place> {
-        let sources = std::iter::once(&self.target).chain(&self.others);
-        self.known.get_or_insert_with(|| {
-            let objects = sources.flat_map(|source| source.all_objects());
-            objects.map(|(name, pack)| (name, Place::Stored(pack))).collect()
-        })
+        if self.known.is_none() {
+            let sources = std::iter::once(&self.target).chain(&self.others);
+            let objects: Vec<_> = sources.flat_map(|source| source.all_objects()).collect();
+            let lost = self.lost();
+            let there = objects.into_iter().filter(|(_, pack)| !lost.contains(pack));
+            self.known = Some(there.map(|(name, pack)| (name, Place::Stored(pack))).collect());
+        }
+        self.known.get_or_insert_default()
     }
 
     fn add_tree(
@@ -329,18 +388,7 @@ impl Export {
             places.insert(self.add_bytes(ObjectKind::Tree, tree.0, &object.bytes)?);
             pending.extend(object.children.iter().map(Subtree::digest));
             if wanted == Holds::Contents {
-                // Those of its own and of the directories that it holds inside of it.
-                let of_directory = Subtree::new(directory);
-                walk::<wbuild_tree::TreeLoadError>(store, &of_directory, &mut |_, entry| {
-                    if let Node::File { content, .. } = &entry.node {
-                        blobs.push(*content);
-                    }
-                    Ok(match entry.contents() {
-                        Some(below) if below.loaded().is_none() => Visit::Skip,
-                        _ => Visit::Into,
-                    })
-                })
-                .map_err(lost)?;
+                blobs.extend(named_in(&directory).blobs);
             }
         }
         let known = self.known();
@@ -351,12 +399,12 @@ impl Export {
             .collect();
         store.bring(unknown)?;
         for blob in blobs {
-            places.insert(self.add_blob(store, &blob)?);
+            places.insert(self.add_blob(store, Part::Results, &blob)?);
         }
         Ok(())
     }
 
-    fn add_blob(&mut self, store: &Store, digest: &Digest) -> Result<Place, CacheError> {
+    fn add_blob(&mut self, store: &Store, part: Part, digest: &Digest) -> Result<Place, CacheError> {
         let name = (ObjectKind::Blob, *digest);
         if let Some(place) = self.known().get(&name) {
             return Ok(*place);
@@ -364,8 +412,10 @@ impl Export {
         let blob = store.open_blob(digest)?;
         let size = blob.size();
         let (mut reader, path) = (blob.reader(), store.blob_path(digest));
-        self.writer()?.add_blob(*digest, size, &mut reader, &path)?;
-        self.added(name)
+        let (number, open) = self.writer(part)?;
+        open.add_blob(*digest, size, &mut reader, &path)?;
+        let (number, size) = (*number, open.size());
+        self.added(part, name, number, size)
     }
 
     fn add_bytes(&mut self, kind: ObjectKind, digest: Digest, bytes: &[u8]) -> Result<Place, CacheError> {
@@ -373,45 +423,58 @@ impl Export {
         if let Some(place) = self.known().get(&name) {
             return Ok(*place);
         }
-        self.writer()?.add(kind, digest, bytes)?;
-        self.added(name)
+        let (number, open) = self.writer(Part::Results)?;
+        open.add(kind, digest, bytes)?;
+        let (number, size) = (*number, open.size());
+        self.added(Part::Results, name, number, size)
     }
 
-    fn writer(&mut self) -> Result<&mut PackWriter, CacheError> {
-        match &mut self.writer {
-            Some(writer) => Ok(writer),
-            none => Ok(none.insert(PackWriter::new(&self.folder)?)),
+    fn writer(&mut self, part: Part) -> Result<&mut (usize, PackWriter), CacheError> {
+        match self.writers.entry(part) {
+            Slot::Occupied(open) => Ok(open.into_mut()),
+            Slot::Vacant(none) => {
+                let number = self.packs;
+                self.packs += 1;
+                Ok(none.insert((number, PackWriter::new(&self.folder)?)))
+            }
         }
     }
 
-    fn added(&mut self, name: (ObjectKind, Digest)) -> Result<Place, CacheError> {
-        let place = Place::Own(self.packs);
+    /// Something was added to the pack with this number, which has `size` bytes now.
+    fn added(
+        &mut self,
+        part: Part,
+        name: (ObjectKind, Digest),
+        number: usize,
+        size: u64,
+    ) -> Result<Place, CacheError> {
+        let place = Place::Own(number);
         self.known().insert(name, place);
-        let limit = self.options.pack.unwrap_or_else(|| self.target.backend.pack());
-        if self.writer.as_ref().is_some_and(|writer| writer.size() >= limit) {
-            self.close_pack()?;
+        if size >= self.full() {
+            self.close_pack(part)?;
         }
         Ok(place)
     }
 
-    /// Hands the pack over to be uploaded; waits while too many are.
-    fn close_pack(&mut self) -> Result<(), CacheError> {
-        let Some(pack) = self.writer.take().map(PackWriter::finish).transpose()?.flatten() else {
-            return Ok(());
-        };
+    /// Hands a pack over to be uploaded; waits while too many are.
+    fn close_pack(&mut self, part: Part) -> Result<(), CacheError> {
+        let Some((number, writer)) = self.writers.remove(&part) else { return Ok(()) };
+        let Some(pack) = writer.finish()? else { return Ok(()) };
         if let Some(queue) = &self.uploads.queue {
             // The threads end only after the queue does.
-            let _ = queue.send((self.packs, pack));
+            let _ = queue.send((number, pack));
         }
-        self.packs += 1;
         Ok(())
     }
 
-    /// Uploads the rest and merges the records into the scope's index. Says itself what goes wrong.
-    pub fn finish(mut self) -> Exported {
+    /// Uploads the rest and merges the records into the scope's index; packs that are worth it are rewritten by way of
+    /// `store`. Says itself what goes wrong.
+    pub fn finish(mut self, store: &Store) -> Exported {
         let deadline = Instant::now() + self.options.patience;
-        if let Err(error) = self.close_pack() {
-            self.uploads.shared.give_up(&error);
+        for part in [Part::Results, Part::Layers] {
+            if let Err(error) = self.close_pack(part) {
+                self.uploads.shared.give_up(&error);
+            }
         }
         if !self.uploads.finish(deadline) {
             let place = self.target.backend.place();
@@ -421,16 +484,14 @@ impl Export {
         if self.is_broken() {
             return Exported::default();
         }
-        let exported =
-            Exported { records: self.new, bytes: self.uploads.shared.bytes.load(Ordering::Relaxed) };
-        if let Err(error) = self.write_index() {
+        if let Err(error) = self.write_index(store, deadline) {
             self.uploads.shared.give_up(&error);
             return Exported::default();
         }
-        exported
+        Exported { records: self.new, bytes: self.uploads.shared.bytes.load(Ordering::Relaxed) }
     }
 
-    fn write_index(&mut self) -> Result<(), CacheError> {
+    fn write_index(&mut self, store: &Store, deadline: Instant) -> Result<(), CacheError> {
         let done =
             std::mem::take(&mut *self.uploads.shared.done.lock().unwrap_or_else(PoisonError::into_inner));
         let mut new = Index::default();
@@ -445,16 +506,51 @@ impl Export {
         }
         let (signature, oldest) =
             (&self.options.signature, self.today.saturating_sub(self.options.keep_days));
+        let lost = self.lost();
+        let merge = |index: &mut Index| {
+            // What was made again takes the place of what is lost.
+            index.entries.retain(|name, known| {
+                known.packs.is_disjoint(&lost)
+                    || new.entries.get(name).is_none_or(|again| !again.packs.is_disjoint(&lost))
+            });
+            index.merge(new.clone(), signature.as_ref());
+            index.prune(oldest)
+        };
+        let mut expected = self.target.loaded().map(|loaded| loaded.index.clone()).unwrap_or_default();
+        let left_out = merge(&mut expected);
+        let compacted = is_due(&expected, left_out).then(|| self.compact(store, &expected, deadline));
         let backend = Arc::clone(&self.target.backend);
         backend.update(&self.target.scope, &mut |stored| {
             // A damaged one is of no use to anybody.
             let before =
                 stored.map_or_else(Index::default, |bytes| Index::decode(&bytes).unwrap_or_default());
             let mut merged = before.clone();
-            merged.merge(new.clone(), signature.as_ref());
-            merged.prune(oldest);
+            merge(&mut merged);
+            if let Some(compacted) = &compacted {
+                compacted.apply(&mut merged);
+            }
             (merged != before).then_some(merged)
         })
+    }
+
+    /// That nothing could be rewritten costs nobody anything: the packs stay as they are, and a place that cannot be used is
+    /// about to say so when the index is written.
+    fn compact(&self, store: &Store, index: &Index, deadline: Instant) -> Compacted {
+        let shared = &self.uploads.shared;
+        let compaction = Compaction {
+            backend: &self.target.backend,
+            store,
+            full: self.full(),
+            folder: &self.folder,
+            deadline,
+            upload: &|pack| shared.upload(pack),
+        };
+        compaction.run(index).unwrap_or_default()
+    }
+
+    /// Bytes after which a pack is closed.
+    fn full(&self) -> u64 {
+        self.options.pack.unwrap_or_else(|| self.target.backend.pack())
     }
 
     /// The problems that this says.

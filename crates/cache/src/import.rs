@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,20 +11,15 @@ use crate::problems::Problems;
 use crate::signature::Signature;
 use crate::source::Source;
 
-/// How caches are read.
+/// A scope that is read.
 #[derive(Clone, Debug)]
-pub struct ImportOptions {
-    /// Records have to be signed with it, if it is given.
-    pub signature: Option<Signature>,
+pub struct ImportScope {
+    /// The place.
+    pub backend: Arc<dyn Backend>,
+    /// Its name there.
+    pub scope: String,
     /// An index that has not come by then is done without.
     pub patience: Duration,
-}
-
-impl Default for ImportOptions {
-    /// No signatures; five seconds.
-    fn default() -> Self {
-        Self { signature: None, patience: Duration::from_secs(5) }
-    }
 }
 
 /// Scopes of places that a build reads from, in the order in which they are asked.
@@ -36,15 +31,14 @@ pub struct Import {
 }
 
 impl Import {
-    /// Begins to fetch the indexes of all of them, at once, and returns.
-    pub fn open(
-        scopes: Vec<(Arc<dyn Backend>, String)>,
-        options: &ImportOptions,
-        problems: Arc<Problems>,
-    ) -> Self {
-        let open = |(backend, scope)| Source::open(backend, scope, options.patience, Arc::clone(&problems));
+    /// Begins to fetch the indexes of all of them, at once, and returns. Records have to be signed with `signature`, if it is
+    /// given.
+    pub fn open(scopes: Vec<ImportScope>, signature: Option<Signature>, problems: Arc<Problems>) -> Self {
+        let open = |ImportScope { backend, scope, patience }| {
+            Source::open(backend, scope, patience, Arc::clone(&problems))
+        };
         let sources = scopes.into_iter().map(open).collect();
-        Self { sources, signature: options.signature.clone(), problems }
+        Self { sources, signature, problems }
     }
 
     /// The record of a key: of the first scope that has one which may be used.
@@ -79,6 +73,12 @@ impl Import {
         places.retain(|_, sources| sources.iter().all(|source| source.is_absent()));
         let scopes = |sources: Vec<&Source>| sources.iter().map(|source| source.scope.clone()).collect();
         places.into_iter().map(|(place, sources)| (place, scopes(sources))).collect()
+    }
+
+    /// Packs of a place that have turned out to be gone or damaged.
+    pub fn lost(&self, place: &str) -> BTreeSet<Digest> {
+        let of_place = self.sources.iter().filter(|source| source.backend.place() == place);
+        of_place.flat_map(|source| source.lost()).collect()
     }
 
     fn is_trusted(&self, kind: Kind, key: &Digest, entry: &Entry, place: &str) -> bool {

@@ -91,6 +91,8 @@ pub struct Index {
     pub entries: BTreeMap<(Kind, Digest), Entry>,
     /// By the digest of their data.
     pub packs: BTreeMap<Digest, PackInfo>,
+    /// How many packs there were when somebody last looked for some that are worth rewriting.
+    pub looked_through: usize,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -98,6 +100,13 @@ struct Stored {
     version: u32,
     packs: Vec<PackInfo>,
     records: Vec<StoredEntry>,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    looked_through: usize,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it like that")]
+const fn is_zero(number: &usize) -> bool {
+    *number == 0
 }
 
 #[derive(Serialize, Deserialize)]
@@ -140,8 +149,13 @@ impl Index {
             path: "the index of the cache".into(),
             source,
         };
-        let text = serde_json::to_vec(&Stored { version: VERSION, packs: packs.clone(), records })
-            .map_err(|error| failed(error.into()))?;
+        let text = serde_json::to_vec(&Stored {
+            version: VERSION,
+            packs: packs.clone(),
+            records,
+            looked_through: self.looked_through,
+        })
+        .map_err(|error| failed(error.into()))?;
         let packed = zstd::bulk::compress(&text, zstd::DEFAULT_COMPRESSION_LEVEL).map_err(failed)?;
         Ok([MAGIC, Digest::of(&packed).hex().as_bytes(), b"\n", &packed].concat())
     }
@@ -179,7 +193,7 @@ impl Index {
             return Err(CacheError::Version { found: version, known: VERSION });
         }
         let stored: Stored = serde_json::from_slice(&text).map_err(|_| wrong("it is no JSON of its kind"))?;
-        let mut index = Self::default();
+        let mut index = Self { looked_through: stored.looked_through, ..Self::default() };
         for one in stored.records {
             let packs: Option<BTreeSet<Digest>> =
                 one.packs.iter().map(|place| stored.packs.get(*place).map(|pack| pack.data)).collect();
@@ -214,11 +228,21 @@ impl Index {
         }
     }
 
-    /// Leaves out records that nobody used since `day`, and packs that no record needs.
-    pub fn prune(&mut self, day: u32) {
+    /// Leaves out records that nobody used since `day`, and packs that no record needs. Says how many records that were
+    /// in packs.
+    pub fn prune(&mut self, day: u32) -> usize {
+        let held = |index: &Self| index.entries.values().filter(|entry| !entry.packs.is_empty()).count();
+        let before = held(self);
         self.entries.retain(|_, entry| entry.used >= day);
+        self.drop_packs();
+        before - held(self)
+    }
+
+    /// Leaves out packs that no record needs.
+    pub(crate) fn drop_packs(&mut self) {
         let needed: BTreeSet<Digest> = self.entries.values().flat_map(|entry| entry.packs.clone()).collect();
         self.packs.retain(|digest, _| needed.contains(digest));
+        self.looked_through = self.looked_through.min(self.packs.len());
     }
 
     /// Leaves out packs that are lost, and records of which something was in them.

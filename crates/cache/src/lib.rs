@@ -13,6 +13,7 @@
 //! records are opaque: what they mean is their owner's affair.
 
 mod backend;
+mod compact;
 mod directory;
 mod error;
 mod export;
@@ -21,11 +22,11 @@ mod import;
 mod index;
 mod pack;
 mod place;
-
 mod problems;
 mod scope;
 mod signature;
 mod source;
+mod trees;
 
 pub use backend::{
     Backend, GhaBackend, HttpBackend, LocalBackend, Network, RegistryBackend, TurboBackend, TurboTeam,
@@ -35,10 +36,9 @@ pub use backend::{ObjectsBackend, ObjectsPlace};
 pub use directory::{Codec, Directory, Frame, Object, ObjectKind};
 pub use error::CacheError;
 pub use export::{Export, ExportOptions, Exported, NewRecord};
-pub use import::{Import, ImportOptions};
+pub use import::{Import, ImportScope};
 pub use index::{Entry, Holds, Index, Kind, PackInfo};
 pub use place::{Mode, Place, PlaceError, Role};
-
 pub use problems::Problems;
 pub use scope::{Scopes, scopes};
 pub use signature::Signature;

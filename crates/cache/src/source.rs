@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{ErrorKind, Write};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -22,6 +22,7 @@ use crate::error::{CacheError, damaged, in_one_line};
 use crate::frames::{LargeFrame, TreeObjects, is_large, unpack};
 use crate::index::{Holds, Index, PackInfo};
 use crate::problems::Problems;
+use crate::trees::named_in;
 
 /// Frames that lie beside each other come with one request, up to so many bytes.
 const AT_ONCE: u64 = 8 << 20;
@@ -32,7 +33,7 @@ const PARALLEL: usize = 6;
 /// No tree is deeper than a path can be long.
 const MAX_DEPTH: usize = 4096;
 
-type ObjectName = (ObjectKind, Digest);
+pub(crate) type ObjectName = (ObjectKind, Digest);
 
 /// A scope of a place.
 #[derive(Debug)]
@@ -50,6 +51,8 @@ pub(crate) struct Source {
     absent: AtomicBool,
     /// One at a time: whoever waits finds what the other brought.
     fetching: Mutex<()>,
+    /// Bytes that may still come.
+    allowance: AtomicU64,
 }
 
 /// What the index says, and what is known of its packs.
@@ -115,14 +118,8 @@ impl Loaded {
 }
 
 impl Source {
-    /// Begins to fetch the index.
-    pub(crate) fn open(
-        backend: Arc<dyn Backend>,
-        scope: String,
-        patience: Duration,
-        problems: Arc<Problems>,
-    ) -> Arc<Self> {
-        let source = Arc::new(Self {
+    fn new(backend: Arc<dyn Backend>, scope: String, patience: Duration, problems: Arc<Problems>) -> Self {
+        Self {
             backend,
             scope,
             problems,
@@ -133,7 +130,38 @@ impl Source {
             broken: AtomicBool::new(false),
             absent: AtomicBool::new(false),
             fetching: Mutex::new(()),
-        });
+            allowance: AtomicU64::new(u64::MAX),
+        }
+    }
+
+    /// With an index that is known. No more than `allowance` bytes come; what is beyond counts as missing.
+    pub(crate) fn of_index(backend: Arc<dyn Backend>, index: Index, allowance: u64) -> Self {
+        let source = Self::new(backend, String::new(), Duration::ZERO, Arc::default());
+        let loaded = Some(Some(Arc::new(Loaded::new(index))));
+        Self { opened: Mutex::new(loaded), allowance: AtomicU64::new(allowance), ..source }
+    }
+
+    /// Bytes that may still come.
+    pub(crate) fn allowance(&self) -> u64 {
+        self.allowance.load(Ordering::Relaxed)
+    }
+
+    /// Counts bytes that are about to come.
+    fn take(&self, bytes: u64) -> Result<(), CacheError> {
+        let left = |left: u64| left.checked_sub(bytes);
+        let taken = self.allowance.fetch_update(Ordering::Relaxed, Ordering::Relaxed, left);
+        let what = "what should come".to_owned();
+        taken.map(|_| ()).map_err(|limit| CacheError::TooLarge { what, limit })
+    }
+
+    /// Begins to fetch the index.
+    pub(crate) fn open(
+        backend: Arc<dyn Backend>,
+        scope: String,
+        patience: Duration,
+        problems: Arc<Problems>,
+    ) -> Arc<Self> {
+        let source = Arc::new(Self::new(backend, scope, patience, problems));
         let worker = Arc::clone(&source);
         std::thread::spawn(move || {
             let loaded = worker.load();
@@ -187,6 +215,14 @@ impl Source {
         }
     }
 
+    /// Packs that have turned out to be gone or damaged. Waits for nothing.
+    pub(crate) fn lost(&self) -> Vec<Digest> {
+        let opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(Some(loaded)) = opened else { return Vec::new() };
+        let packs = loaded.packs.values().filter(|pack| pack.damaged.load(Ordering::Relaxed));
+        packs.map(|pack| pack.info.data).collect()
+    }
+
     /// The place is not used any more; said once.
     fn give_up(&self, error: &CacheError) {
         if self.broken.swap(true, Ordering::Relaxed) {
@@ -221,17 +257,15 @@ impl Source {
         if let Some(place) = loaded.known(name) {
             return Some(place);
         }
-        let hinted = loaded.roots.get(name).into_iter().flatten();
-        for pack in hinted.chain(loaded.packs.keys()) {
-            let Some(pack) = loaded.packs.get(pack) else { continue };
-            if pack.directory.get().is_some() || self.broken.load(Ordering::Relaxed) {
-                continue;
+        for pack in loaded.roots.get(name).into_iter().flatten() {
+            if let Some(pack) = loaded.packs.get(pack) {
+                self.read_directory(loaded, pack);
             }
-            self.read_directory(loaded, pack);
             if let Some(place) = loaded.known(name) {
                 return Some(place);
             }
         }
+        self.read_directories(loaded);
         loaded.known(name)
     }
 
@@ -239,6 +273,7 @@ impl Source {
         pack.directory.get_or_init(|| {
             let read = || {
                 let PackInfo { directory, directory_size, size, .. } = pack.info;
+                self.take(directory_size)?;
                 let bytes = self.backend.small(&directory, directory_size.min(MAX_DIRECTORY))?;
                 if Digest::of(&bytes) != directory {
                     let what = "the directory of a pack".to_owned();
@@ -266,16 +301,44 @@ impl Source {
         });
     }
 
+    /// Reads the directories of all packs, many at once.
+    fn read_directories(&self, loaded: &Loaded) {
+        let packs: Vec<&Pack> = loaded.packs.values().filter(|pack| pack.directory.get().is_none()).collect();
+        let next = AtomicUsize::new(0);
+        let work = || {
+            while let Some(pack) = packs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                if self.broken.load(Ordering::Relaxed) {
+                    return;
+                }
+                self.read_directory(loaded, pack);
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 1..packs.len().min(PARALLEL) {
+                scope.spawn(work);
+            }
+            work();
+        });
+    }
+
     /// Every object of its packs, for who is about to add some.
     pub(crate) fn all_objects(&self) -> Vec<(ObjectName, Digest)> {
         let Some(loaded) = self.loaded() else { return Vec::new() };
-        loaded.packs.values().for_each(|pack| self.read_directory(&loaded, pack));
+        self.read_directories(&loaded);
         let objects = loaded.objects.read().unwrap_or_else(PoisonError::into_inner);
         objects
             .iter()
             .filter(|(_, (pack, _))| loaded.is_good(pack))
             .map(|(name, (pack, _))| (*name, *pack))
             .collect()
+    }
+
+    /// All packs of which the directory can be read.
+    pub(crate) fn all_packs(&self) -> Vec<(PackInfo, Directory)> {
+        let Some(loaded) = self.loaded() else { return Vec::new() };
+        self.read_directories(&loaded);
+        let read = |pack: &Pack| Some((pack.info.clone(), pack.directory.get()?.clone()?));
+        loaded.packs.values().filter_map(read).collect()
     }
 
     /// Brings what it has of `wanted`.
@@ -326,7 +389,7 @@ impl Source {
                     loaded.missing().insert((ObjectKind::Tree, tree.0));
                     continue;
                 };
-                below.extend(children(&directory));
+                below.extend(named_in(&directory).trees);
             }
             level = below;
         }
@@ -419,10 +482,11 @@ impl Source {
 
     /// A range of a pack; where the place gives none, out of the whole pack, which is then fetched once.
     fn read(&self, store: &Store, pack: &Pack, range: Range<u64>) -> Result<Vec<u8>, CacheError> {
-        if pack.whole.get().is_none()
-            && let Some(bytes) = self.backend.part(&pack.info.data, range.clone())?
-        {
-            return Ok(bytes);
+        if pack.whole.get().is_none() && self.backend.gives_parts() {
+            self.take(range.end.saturating_sub(range.start))?;
+            if let Some(bytes) = self.backend.part(&pack.info.data, range.clone())? {
+                return Ok(bytes);
+            }
         }
         let fetched = pack.whole.get_or_init(|| match self.fetch_whole(store, pack) {
             Ok(whole) => Some(whole),
@@ -446,6 +510,7 @@ impl Source {
     }
 
     fn fetch_whole(&self, store: &Store, pack: &Pack) -> Result<(TempPath, File), CacheError> {
+        self.take(pack.info.size)?;
         let folder = store.workspace()?.path();
         let failed = |source| CacheError::Io { action: "create", path: folder.to_owned(), source };
         let file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
@@ -483,22 +548,6 @@ fn jobs_of<'a>(pack: &'a Pack, frames: impl Iterator<Item = &'a Frame>) -> Vec<J
         jobs.push(Job { pack, frames: vec![frame] });
     }
     jobs
-}
-
-/// The directories below one that are objects of their own.
-fn children(directory: &TreeDirectory) -> Vec<TreeDigest> {
-    let mut found = Vec::new();
-    let mut pending: Vec<Subtree> =
-        directory.entries.values().filter_map(|entry| entry.contents().cloned()).collect();
-    while let Some(subtree) = pending.pop() {
-        match subtree.loaded() {
-            Some(inline) => {
-                pending.extend(inline.entries.values().filter_map(|entry| entry.contents().cloned()));
-            }
-            None => found.push(subtree.digest()),
-        }
-    }
-    found
 }
 
 /// A tree of which everything is loaded that is not in the store; what a parent says of its children is checked.

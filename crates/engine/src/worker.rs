@@ -353,11 +353,11 @@ impl Records for Engine {
 
     fn record(&self, key: &Key) -> Result<Option<Record>, EngineError> {
         let Some(stored) = self.store.record(&key.0)? else { return Ok(None) };
-        let record = Record::from_bytes(&stored.body).ok().filter(|record| record.set_aside.is_none());
-        if record.is_some() {
-            self.shared.used(key);
-        }
-        Ok(record)
+        Ok(Record::from_bytes(&stored.body).ok().filter(|record| record.set_aside.is_none()))
+    }
+
+    fn reused(&self, key: &Key, identity: &str) {
+        self.shared.used(key, identity);
     }
 
     fn import(&self, key: &Key, identity: &str, preimage: &Preimage) -> Result<Option<Record>, EngineError> {
@@ -385,12 +385,14 @@ impl Records for Engine {
         if replace || !first && self.record(key)?.is_none() {
             self.store.replace_record(&key.0, &meta, &body)?;
         }
-        self.shared.used(key);
+        self.shared.used(key, identity);
         Ok(self.store.set_latest(&Digest::of(identity.as_bytes()), &key.0)?)
     }
 
     fn latest(&self, identity: &str) -> Result<Option<Record>, EngineError> {
-        let Some(key) = self.store.latest(&Digest::of(identity.as_bytes()))? else { return Ok(None) };
+        let Some(key) = self.store.latest(&Digest::of(identity.as_bytes()))? else {
+            return Ok(self.shared.explained(identity));
+        };
         let stored = self.store.peek_record(&key)?;
         let record = stored.and_then(|stored| Record::from_bytes(&stored.body).ok());
         // Of one that could not be read there is nothing to compare with.

@@ -447,6 +447,7 @@ impl<W: Worker> Pass<W> {
         if !replace {
             let found = self.at_once(id, |worker, _| worker.record(&key))?;
             if let Some(record) = found {
+                self.worker.reused(&key, &self.graph.vertex(id).identity);
                 self.finished(id, Outcome::Reused { from: Reuse::Local });
                 return Ok(Solved { snapshot: record.snapshot, key: Some(key), ran: false });
             }
@@ -466,6 +467,7 @@ impl<W: Worker> Pass<W> {
         if !replace {
             let found = self.blocking(id, move |worker, _| worker.record(&key)).await?;
             if let Some(record) = found {
+                self.worker.reused(&key, &self.graph.vertex(id).identity);
                 self.finished(id, Outcome::Reused { from: Reuse::Awaited });
                 return Ok(Solved { snapshot: record.snapshot, key: Some(key), ran: false });
             }

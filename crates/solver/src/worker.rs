@@ -91,6 +91,11 @@ pub trait Records {
     /// When the store cannot be read.
     fn record(&self, key: &Key) -> Result<Option<Record>, Self::Error>;
 
+    /// The record of a key is what this build goes on with; what identifies the vertex across builds besides.
+    fn reused(&self, key: &Key, identity: &str) {
+        let _ = (key, identity);
+    }
+
     /// The record that another machine made of a key, when there is none here; from then on it is here. `preimage` is what the
     /// key was computed from. May take a while, and fails for no reason of the other machine's.
     ///

@@ -201,6 +201,10 @@ impl Backend for GhaBackend {
         self.web.part(Request::get(self.locate(content)?), content, range)
     }
 
+    fn gives_parts(&self) -> bool {
+        self.web.gives_parts()
+    }
+
     fn whole(&self, content: &Digest, size: u64, file: &File) -> Result<(), CacheError> {
         self.web.whole(&Request::get(self.locate(content)?), content, size, file)
     }

@@ -27,7 +27,12 @@ impl HttpBackend {
     }
 
     fn url(&self, kind: &str, name: &Digest) -> Result<HttpUrl, CacheError> {
-        let text = format!("{}/{kind}/{}", self.base.identity().trim_end_matches('/'), name.hex());
+        // A query, a signature for example, stays behind the path.
+        let (base, query) = match self.base.identity().split_once('?') {
+            Some((base, query)) => (base, format!("?{query}")),
+            None => (self.base.identity(), String::new()),
+        };
+        let text = format!("{}/{kind}/{}{query}", base.trim_end_matches('/'), name.hex());
         HttpUrl::parse(&text).map_err(|source| CacheError::Server {
             action: "address",
             place: self.base.to_string(),
@@ -78,6 +83,10 @@ impl Backend for HttpBackend {
         self.web.part(self.get("cas", content)?, content, range)
     }
 
+    fn gives_parts(&self) -> bool {
+        self.web.gives_parts()
+    }
+
     fn whole(&self, content: &Digest, size: u64, file: &File) -> Result<(), CacheError> {
         self.web.whole(&self.get("cas", content)?, content, size, file)
     }
@@ -88,5 +97,23 @@ impl Backend for HttpBackend {
             return Ok(());
         }
         self.web.store(&self.with_credentials(Request::put(url, payload(path, size))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_in_the_path() {
+        let name = Digest::of(b"x");
+        let url = |base: &str| {
+            let base = HttpUrl::parse(base).unwrap();
+            let url = HttpBackend::new(base, None, &Network::default()).url("cas", &name).unwrap();
+            url.identity().replace(&name.hex(), "HEX")
+        };
+        assert_eq!(url("http://h/c/"), "http://h/c/cas/HEX");
+        assert_eq!(url("http://h"), "http://h/cas/HEX");
+        assert_eq!(url("http://h/c?sig=a/b"), "http://h/c/cas/HEX?sig=a/b");
     }
 }

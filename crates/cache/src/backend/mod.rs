@@ -67,6 +67,11 @@ pub trait Backend: Debug + Send + Sync {
     /// [`CacheError::Gone`] when there is no such content; when it is shorter, or cannot be read.
     fn part(&self, content: &Digest, range: Range<u64>) -> Result<Option<Vec<u8>>, CacheError>;
 
+    /// Whether the place gives parts of contents, as far as that is known.
+    fn gives_parts(&self) -> bool {
+        true
+    }
+
     /// Writes a content of `size` bytes into a file that is empty.
     ///
     /// # Errors

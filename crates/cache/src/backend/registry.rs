@@ -255,7 +255,7 @@ impl Backend for RegistryBackend {
     }
 
     fn part(&self, content: &Digest, range: Range<u64>) -> Result<Option<Vec<u8>>, CacheError> {
-        if !self.parts.load(Ordering::Relaxed) {
+        if !self.gives_parts() {
             return Ok(None);
         }
         let part = self.client.fetch_part(&self.repository, content, &range, &self.watch());
@@ -264,6 +264,10 @@ impl Backend for RegistryBackend {
             self.parts.store(false, Ordering::Relaxed);
         }
         Ok(part)
+    }
+
+    fn gives_parts(&self) -> bool {
+        self.parts.load(Ordering::Relaxed)
     }
 
     fn whole(&self, content: &Digest, size: u64, file: &File) -> Result<(), CacheError> {

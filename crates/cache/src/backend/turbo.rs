@@ -195,6 +195,10 @@ impl Backend for TurboBackend {
         Ok(None)
     }
 
+    fn gives_parts(&self) -> bool {
+        false
+    }
+
     fn whole(&self, content: &Digest, size: u64, file: &File) -> Result<(), CacheError> {
         self.web.whole(&self.get(&content_name(content))?, content, size, file)
     }

@@ -26,6 +26,8 @@ pub struct Network {
     pub roots: Vec<u8>,
     /// Through which proxies.
     pub proxies: Proxies,
+    /// How long a request may stand still; ten seconds where nobody says it.
+    pub stall: Option<Duration>,
 }
 
 /// A client for one cache. A cache is worth waiting for a little, and not long: three tries.
@@ -49,7 +51,7 @@ pub(crate) fn options(network: &Network) -> HttpOptions {
     HttpOptions {
         roots: network.roots.clone(),
         proxies: network.proxies.clone(),
-        retry: RETRY,
+        retry: RetryPolicy { stall: network.stall.unwrap_or(RETRY.stall), ..RETRY },
         ..HttpOptions::default()
     }
 }
@@ -83,6 +85,11 @@ impl Web {
         }
     }
 
+    /// Whether the server gives parts of contents, as far as that is known.
+    pub(crate) fn gives_parts(&self) -> bool {
+        self.parts.load(Ordering::Relaxed)
+    }
+
     /// Part of a content; `None` when the server gives none.
     pub(crate) fn part(
         &self,
@@ -90,7 +97,7 @@ impl Web {
         content: &Digest,
         range: Range<u64>,
     ) -> Result<Option<Vec<u8>>, CacheError> {
-        if !self.parts.load(Ordering::Relaxed) {
+        if !self.gives_parts() {
             return Ok(None);
         }
         let wanted = range.end.saturating_sub(range.start);

@@ -2,7 +2,7 @@
 
 use wbuild_remote::{HttpUrl, ObjectService};
 
-use super::{Fields, PlaceError, PlaceKind, Variables};
+use super::{Fields, PlaceError, Variables};
 use crate::backend::ObjectsPlace;
 
 /// What buildx knows besides, and is decided otherwise here.
@@ -46,14 +46,14 @@ impl Settings<'_> {
         self.fields.url(&text).map(Some)
     }
 
-    fn place(self, service: ObjectService, kind: &str, bucket: &str) -> PlaceKind {
+    fn place(self, service: ObjectService, kind: &str, bucket: &str) -> ObjectsPlace {
         let Self { fields, found, .. } = self;
         let prefix = fields.take("prefix").unwrap_or_default();
         fields.scope = fields.take("name");
-        fields.fields.retain(|name, _| !IGNORED.contains(&name.as_str()));
+        fields.ignore(&IGNORED);
         let prefix = prefix.trim_matches('/').to_owned();
         let shown = format!("{kind}{bucket}/{prefix}").trim_end_matches('/').to_owned();
-        PlaceKind::Objects(ObjectsPlace { service, settings: found, prefix, shown })
+        ObjectsPlace { service, settings: found, prefix, shown }
     }
 }
 
@@ -62,7 +62,7 @@ fn plain(url: &HttpUrl) -> String {
     url.identity().trim_end_matches('/').to_owned()
 }
 
-pub(super) fn s3(fields: &mut Fields, variable: Variables<'_>) -> Result<PlaceKind, PlaceError> {
+pub(super) fn s3(fields: &mut Fields, variable: Variables<'_>) -> Result<ObjectsPlace, PlaceError> {
     let path_style = fields.switch("use_path_style", true)?;
     let mut settings = Settings { fields, variable, found: Vec::new() };
     let Some(bucket) = settings.find("bucket", &["AWS_BUCKET"]) else {
@@ -106,7 +106,7 @@ pub(super) fn s3(fields: &mut Fields, variable: Variables<'_>) -> Result<PlaceKi
     Ok(settings.place(ObjectService::S3, "s3://", &bucket))
 }
 
-pub(super) fn gcs(fields: &mut Fields, variable: Variables<'_>) -> Result<PlaceKind, PlaceError> {
+pub(super) fn gcs(fields: &mut Fields, variable: Variables<'_>) -> Result<ObjectsPlace, PlaceError> {
     let mut settings = Settings { fields, variable, found: Vec::new() };
     let bucket = settings.fields.need("bucket")?;
     settings.found.push(("google_bucket", bucket.clone()));
@@ -126,7 +126,7 @@ pub(super) fn gcs(fields: &mut Fields, variable: Variables<'_>) -> Result<PlaceK
     Ok(settings.place(ObjectService::Gcs, "gs://", &bucket))
 }
 
-pub(super) fn azblob(fields: &mut Fields, variable: Variables<'_>) -> Result<PlaceKind, PlaceError> {
+pub(super) fn azblob(fields: &mut Fields, variable: Variables<'_>) -> Result<ObjectsPlace, PlaceError> {
     let mut settings = Settings { fields, variable, found: Vec::new() };
     let Some(container) = settings.find("container", &["AZURE_STORAGE_CONTAINER"]) else {
         return Err(settings.fields.error("it needs container=".to_owned()));
@@ -170,7 +170,7 @@ fn account_of(url: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Place, Role};
+    use super::super::{Place, PlaceKind, Role};
     use super::*;
 
     fn settings(text: &str, variables: &[(&str, &str)]) -> Vec<String> {

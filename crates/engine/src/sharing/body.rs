@@ -14,13 +14,15 @@ const VERSION: u32 = 1;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct StepBody {
     version: u32,
-    name: String,
+    /// With `logs=true`: a name may hold arguments.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
     snapshot: Snapshot,
     took_ms: u64,
     /// The tree face of the step's own delta, if it has one and it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) face: Option<Face>,
-    /// With `logs=true`: what identifies the step across builds, and what its key was computed from.
+    /// With `logs=true`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) explained: Option<Explained>,
 }
@@ -35,7 +37,11 @@ pub(super) struct Face {
 /// What a miss is explained with.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Explained {
+    /// SHA-256 of what identifies the step across builds.
     pub(super) step: Digest,
+    /// When it was uploaded, in seconds since 1970: of several the newest explains best.
+    pub(super) built: u64,
+    /// What its key was computed from.
     pub(super) preimage: Preimage,
 }
 
@@ -43,7 +49,7 @@ impl StepBody {
     pub(super) fn new(record: &Record, face: Option<Face>, explained: Option<Explained>) -> Self {
         Self {
             version: VERSION,
-            name: record.name.clone(),
+            name: explained.is_some().then(|| record.name.clone()),
             snapshot: record.snapshot.clone(),
             took_ms: record.took_ms,
             face,
@@ -61,10 +67,10 @@ impl StepBody {
     }
 
     /// The record that it is here.
-    pub(super) fn into_record(self, preimage: Preimage) -> Record {
+    pub(super) fn into_record(self, identity: &str, preimage: Preimage) -> Record {
         Record {
             version: Record::VERSION,
-            name: self.name,
+            name: self.name.unwrap_or_else(|| identity.to_owned()),
             preimage,
             snapshot: self.snapshot,
             took_ms: self.took_ms,

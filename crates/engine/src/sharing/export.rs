@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use wbuild_cache::{Export, ExportOptions, Holds, Kind, Mode, NewRecord, Place};
 use wbuild_graph::{DeltaId, Key};
@@ -19,7 +20,7 @@ use crate::worker::Engine;
 /// What is to be exported.
 #[derive(Debug)]
 pub(super) enum Task {
-    Step(Key),
+    Step { key: Key, step: Digest },
     Layer { key: Digest, body: String, blob: Option<Digest> },
     Mount { id: Digest, never_leave: Vec<String> },
 }
@@ -61,19 +62,20 @@ fn run(engine: &Engine, tasks: &Receiver<Task>) -> Vec<ExportedTo> {
         let own = scopes.next().unwrap_or_default();
         let name = backend.place();
         let problems = Arc::clone(&engine.shared.problems);
-        let export = Export::open(&backend, own, scopes.collect(), options, problems, &folder);
+        let export = Export::open(&backend, own, scopes.collect(), options, problems, &folder)
+            .beside(engine.shared.import.clone());
         Target { place, name, export }
     };
     let mut targets: Vec<Target<'_>> = sharing.to.iter().map(open).collect();
     let mut later = Vec::new();
     for task in tasks {
         match task {
-            Task::Step(key) => {
+            Task::Step { key, step } => {
                 for target in &mut targets {
                     match target.place.mode {
-                        Mode::Max => add_step(engine, target, &key),
+                        Mode::Max => add_step(engine, target, &key, step),
                         // The trees of the target's deltas are known only when the image is written.
-                        Mode::Min => later.push(key),
+                        Mode::Min => later.push((key, step)),
                     }
                 }
             }
@@ -93,19 +95,19 @@ fn run(engine: &Engine, tasks: &Receiver<Task>) -> Vec<ExportedTo> {
             Task::Mount { id, never_leave } => add_mount(engine, &mut targets, id, &never_leave),
         }
     }
-    for key in later {
+    for (key, step) in later {
         for target in targets.iter_mut().filter(|target| target.place.mode == Mode::Min) {
-            add_step(engine, target, &key);
+            add_step(engine, target, &key, step);
         }
     }
     let done = targets.into_iter().map(|Target { name, export, .. }| {
-        let exported = export.finish();
+        let exported = export.finish(&engine.store);
         ExportedTo { place: name, records: exported.records, bytes: exported.bytes }
     });
     done.collect()
 }
 
-fn add_step(engine: &Engine, target: &mut Target<'_>, key: &Key) {
+fn add_step(engine: &Engine, target: &mut Target<'_>, key: &Key, step: Digest) {
     let wanted = match target.place.mode {
         Mode::Max => Holds::Contents,
         Mode::Min => Holds::Listing,
@@ -126,11 +128,10 @@ fn add_step(engine: &Engine, target: &mut Target<'_>, key: &Key) {
         // Only what it is, and not what is in it.
         Some(None) => (None, Holds::Nothing),
     };
-    let explained = target
-        .place
-        .logs
-        .then(|| record.preimage.clone())
-        .map(|preimage| Explained { step: Digest::of(record.name.as_bytes()), preimage });
+    let explained = target.place.logs.then(|| {
+        let built = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        Explained { step, built, preimage: record.preimage.clone() }
+    });
     let Some(body) = StepBody::new(&record, face, explained).write() else { return };
     let roots = roots(&own, face.as_ref());
     target.export.add(&engine.store, NewRecord { kind: Kind::Step, key: key.0, body, roots, wanted });

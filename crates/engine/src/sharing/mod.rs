@@ -13,9 +13,9 @@ mod mounts;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use wbuild_cache::{Import, ImportOptions, Kind, Network, Place, Problems, Scopes, Signature};
+use wbuild_cache::{Import, ImportScope, Kind, Network, Place, Problems, Scopes, Signature};
 use wbuild_graph::{DeltaId, Key, Preimage};
 use wbuild_oci::Digest;
 use wbuild_report::EventSink;
@@ -26,7 +26,7 @@ use crate::error::EngineError;
 use crate::export::LayerRecord;
 use crate::worker::Engine;
 
-use body::{Face, StepBody};
+use body::{Explained, Face, StepBody};
 use export::{Exporting, Task};
 
 /// Which caches a build reads and fills.
@@ -66,6 +66,10 @@ pub(crate) struct Shared {
     missing: BTreeSet<String>,
     /// Cache mounts that steps had, by their folders' ids, with the names that never leave.
     mounts: Mutex<BTreeSet<(Digest, Vec<String>)>>,
+    /// The folder of the project, with which what identifies its steps begins.
+    project: OnceLock<String>,
+    /// The newest records of which a cache tells the preimages, by step, with the time when they were made.
+    explained: OnceLock<BTreeMap<Digest, (u64, Record)>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -86,8 +90,21 @@ impl Shared {
     }
 
     /// This build used the record of a key.
-    pub(crate) fn used(&self, key: &Key) {
-        self.send(Task::Step(*key));
+    pub(crate) fn used(&self, key: &Key, identity: &str) {
+        self.send(Task::Step { key: *key, step: self.step(identity) });
+    }
+
+    /// Names a step on all machines: where its project lies on this one is left out.
+    fn step(&self, identity: &str) -> Digest {
+        let project = self.project.get().map(String::as_str).filter(|project| !project.is_empty());
+        let below = project.and_then(|project| Some((project, identity.strip_prefix(project)?)));
+        match below {
+            Some((project, below)) => {
+                let name = project.rsplit('/').next().unwrap_or_default();
+                Digest::of(format!("{name}{below}").as_bytes())
+            }
+            None => Digest::of(identity.as_bytes()),
+        }
     }
 
     /// This build used a layer.
@@ -115,6 +132,24 @@ impl Shared {
         Some(self.import.as_ref()?.record(kind, key)?.body)
     }
 
+    /// What a miss of a step that was never built here can be compared with: the newest record of it that a cache tells the
+    /// preimage of.
+    pub(crate) fn explained(&self, identity: &str) -> Option<Record> {
+        let import = self.import.as_ref()?;
+        let explained = self.explained.get_or_init(|| {
+            let mut newest: BTreeMap<Digest, (u64, Record)> = BTreeMap::new();
+            for (_, entry) in import.records(Kind::Step) {
+                let Some(mut body) = StepBody::read(&entry.body) else { continue };
+                let Some(Explained { step, built, preimage }) = body.explained.take() else { continue };
+                if newest.get(&step).is_none_or(|(known, _)| *known <= built) {
+                    newest.insert(step, (built, body.into_record("", preimage)));
+                }
+            }
+            newest
+        });
+        explained.get(&self.step(identity)).map(|(_, record)| record.clone())
+    }
+
     /// Whether cache mounts are to be had.
     pub(crate) fn imports_mounts(&self) -> bool {
         self.imports() && self.sharing.from.iter().any(|place| place.mounts)
@@ -136,17 +171,24 @@ impl Engine {
                 self.shared.missing.insert(name);
             }
             for scope in scopes_of(place, sharing.scopes.as_ref()) {
-                scopes.push((Arc::clone(&backend), scope));
+                let backend = Arc::clone(&backend);
+                scopes.push(ImportScope { backend, scope, patience: place.patience() });
             }
         }
         self.shared.import = (!scopes.is_empty()).then(|| {
-            let options = ImportOptions { signature: sharing.signature.clone(), ..ImportOptions::default() };
-            Arc::new(Import::open(scopes, &options, Arc::clone(&self.shared.problems)))
+            let problems = Arc::clone(&self.shared.problems);
+            Arc::new(Import::open(scopes, sharing.signature.clone(), problems))
         });
         if let Some(import) = &self.shared.import {
             self.store.set_upstream(Some(import.clone()));
         }
         self.shared.sharing = sharing;
+    }
+
+    /// Says with what the identities of all steps begin that say where the project lies on this machine.
+    pub fn set_project(&self, project: &str) {
+        // Only the first one counts: there is one project in a build.
+        let _ = self.shared.project.set(project.to_owned());
     }
 
     /// Caches that had nothing for this build, beside those of which a warning was said: each place, with the scopes
@@ -160,7 +202,7 @@ impl Engine {
     /// How this machine reaches servers.
     pub(crate) fn network(&self) -> Network {
         let roots = self.trust.bundle().unwrap_or_default().to_vec();
-        Network { roots, proxies: self.remotes.proxies().clone() }
+        Network { roots, proxies: self.remotes.proxies().clone(), ..Network::default() }
     }
 
     /// Says problems there from now on, and begins to export what the build makes.
@@ -200,7 +242,7 @@ impl Engine {
         {
             remember_tree_face(&self.store, &delta, None, &TreeFace::of_step(tree, content))?;
         }
-        let record = body.into_record(preimage.clone());
+        let record = body.into_record(identity, preimage.clone());
         self.remember(key, identity, &record, false)?;
         // Another process may have been quicker: then that one counts.
         self.record(key)

@@ -69,6 +69,7 @@ pub(crate) fn run(args: &BuildArgs, session: &Session) -> Result<(), Failure> {
         engine.serve_turbo(name).map_err(Failure::new)?;
     }
     let opened = source::open(&args.dockerfile, &contexts, &mut engine, session)?;
+    engine.set_project(&opened.project);
     let lock = match &opened.place {
         ContextPlace::Folder(folder) => Lock::read(folder)?,
         _ => Lock::nowhere(&args.pulling)?,
