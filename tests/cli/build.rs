@@ -453,6 +453,7 @@ fn an_archive_can_be_run() {
     -- stderr
     error: cannot read `../other.tar` as an archive of an image
       caused by: failed to read entire block
+    hint: `docker save`, `skopeo copy … oci-archive:FILE` and `wbuild image -o type=oci,dest=FILE.tar` write one
     ");
 }
 

@@ -290,6 +290,7 @@ fn images_that_are_none_or_are_hidden_well() {
     exit 1
     -- stderr
     error: `http://[REGISTRY]/v2/app/manifests/large` is larger than 4194304 bytes
+    hint: registries do not do that: check the name of the host, and what stands before the registry
 
     exit 1
     -- stderr

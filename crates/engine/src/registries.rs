@@ -75,7 +75,7 @@ impl Engine {
         watch: &Watch<'_>,
         part: Option<TransferPart>,
     ) -> Result<bool, EngineError> {
-        if self.store.holds_blob(&descriptor.digest)? {
+        if is_here(&self.store, repository, descriptor)? {
             if let Some(mut part) = part {
                 part.end(Moving::Present);
             }
