@@ -35,10 +35,12 @@ impl Wanted {
     }
 
     /// An image that stands alone is taken for what it is, unless somebody wanted another one.
-    fn check(&self, image: &BaseImage, name: impl FnOnce() -> String) -> Result<(), Failure> {
+    /// Of those in an index, the index says what they are for.
+    fn check(&self, root: &Digest, image: &BaseImage, name: impl FnOnce() -> String) -> Result<(), Failure> {
         let Self::Platform(wanted) = self else { return Ok(()) };
         let found = image.config.platform();
-        match found.satisfies(wanted) {
+        let runs = || wanted.with_lower_levels().iter().any(|level| found.satisfies(level));
+        match *root != image.descriptor.digest || runs() {
             true => Ok(()),
             false => Err(Failure::new(OtherPlatform { name: name(), found, wanted: wanted.clone() })),
         }
@@ -158,8 +160,9 @@ impl Source {
                 let root = match wanted {
                     Wanted::Everything => root,
                     Wanted::Own | Wanted::Platform(_) => {
+                        let named = root.digest;
                         let image = find_image(root, &wanted.platform(), &documents)?;
-                        wanted.check(&image, || name.familiar())?;
+                        wanted.check(&named, &image, || name.familiar())?;
                         image.descriptor
                     }
                 };
@@ -173,8 +176,9 @@ impl Source {
                 let root = match wanted {
                     Wanted::Everything => root,
                     Wanted::Own | Wanted::Platform(_) => {
+                        let named = root.digest;
                         let image = find_image(root, &platform, layout).map_err(Failure::new)?;
-                        wanted.check(&image, || layout.folder().display().to_string())?;
+                        wanted.check(&named, &image, || layout.folder().display().to_string())?;
                         image.descriptor
                     }
                 };
