@@ -202,7 +202,14 @@ impl Place {
             fields.take("type").ok_or_else(|| fields.error_with("it names no type".to_owned(), all()))?;
         let Some(kind) = KINDS.iter().find(|kind| kind.name == name) else {
             let near = nearest(&name, names.iter().copied());
-            let near = near.first().map(|near| format!("did you mean `{near}`?"));
+            let near = match &*name {
+                // BuildKit's, within an image.
+                "inline" => Some(
+                    "no cache lies in an image here: type=registry,ref=NAME:cache puts it beside one"
+                        .to_owned(),
+                ),
+                _ => near.first().map(|near| format!("did you mean `{near}`?")),
+            };
             let why = format!("there is no cache of type `{}`", name.escape_debug());
             return Err(fields.error_with(why, near.unwrap_or_else(all)));
         };
@@ -321,6 +328,7 @@ mod tests {
     #[test]
     fn what_is_wrong_is_said() {
         assert_eq!(refused("type=htp").1, ["did you mean `http`?"]);
+        assert!(refused("type=inline").1[0].contains("type=registry,ref=NAME:cache"));
         assert!(refused("url=http://h").0.ends_with("it names no type"));
         assert!(refused("type=http,url=ftp://h").0.contains("only http and https"));
         assert!(refused("type=local").0.ends_with("it needs dest="));
