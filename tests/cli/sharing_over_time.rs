@@ -3,6 +3,7 @@
 use std::fs;
 use std::sync::Arc;
 
+use serde_json::Value;
 use wbuild_testkit::HttpServer;
 
 use super::sharing::{Folder, build, dockerfile};
@@ -124,4 +125,49 @@ fn unpacked(bytes: &[u8]) -> Vec<u8> {
         }
     }
     all
+}
+
+/// Two results, of which the last stage takes something, and an edit that only one of them depends on.
+const TWO: &str = "FROM alpine:3.23 AS b\nRUN mkdir /o1 /o2 && echo fixed > /o1/f\nCOPY page.txt /srv/\n\
+    RUN cat /srv/page.txt > /o2/w\nFROM alpine:3.23\nRUN echo other > /other\n\
+    COPY --from=b /o1 /o1\nCOPY --from=b /o2 /o2\n";
+
+#[test]
+fn what_was_imported_without_its_files_is_counted_once() {
+    let Some(_) = bases() else { return };
+    let folder = Folder::new();
+    let context = || {
+        let context = TestContext::empty();
+        context.write("Dockerfile", TWO);
+        context.write("page.txt", "first");
+        context
+    };
+    build(&context(), &[&folder.to("")]).digest();
+    let second = context();
+    build(&second, &[&folder.from("")]).digest();
+    second.write("page.txt", "edited");
+    let built = build(&second, &[]);
+    built.digest();
+    // The first step is made again for its files; what the last stage had is there.
+    let last = |vertex: &Value| {
+        let of = |event: &&Value| event["event"] == "finished" && event["vertex"] == *vertex;
+        built.events.iter().filter(of).map(|event| event["outcome"].as_str().unwrap()).collect::<Vec<_>>()
+    };
+    let steps: Vec<&Value> = built
+        .events
+        .iter()
+        .filter(|event| event["event"] == "declared" && event["minor"] == false)
+        .map(|event| &event["vertex"])
+        .collect();
+    let outcomes: Vec<_> = steps.iter().map(|vertex| last(vertex)).collect();
+    assert!(outcomes.iter().all(|said| said.iter().filter(|outcome| **outcome == "built").count() <= 1));
+    assert!(outcomes.iter().all(|said| said.iter().filter(|outcome| **outcome == "reused").count() <= 1));
+    let ran = outcomes.iter().filter(|said| said.last() == Some(&"built")).count();
+    let end = built.events.iter().find(|event| event["event"] == "end").unwrap();
+    assert_eq!(
+        (end["built"].as_u64(), end["total"].as_u64()),
+        (Some(ran as u64), Some(steps.len() as u64)),
+        "{end}"
+    );
+    assert!(ran >= 3, "{outcomes:?}");
 }

@@ -10,7 +10,7 @@ use wbuild_frontend::{Definition, Target};
 use wbuild_graph::ImageRef;
 use wbuild_oci::{ImageConfig, Platform};
 use wbuild_report::EventSink;
-use wbuild_solver::{Cancellation, NoCache, Solution, SolveError, Solver};
+use wbuild_solver::{Cancellation, Heard, NoCache, Solution, SolveError, Solver};
 use wbuild_store::Store;
 
 use crate::contexts::LocalContext;
@@ -65,6 +65,8 @@ pub struct SolveOptions {
     pub jobs: usize,
     /// What may not be reused.
     pub no_cache: NoCache,
+    /// What `events` has heard of the definition before.
+    pub heard: Heard,
 }
 
 impl Engine {
@@ -167,7 +169,8 @@ impl Engine {
             .follow(options.events.clone(), u32::try_from(definition.graph.len()).unwrap_or(u32::MAX));
         let solver =
             Solver::new(Arc::clone(self), options.events.clone(), options.cancellation.clone(), options.jobs)
-                .without_cache(options.no_cache.clone());
+                .without_cache(options.no_cache.clone())
+                .telling(options.heard.clone());
         solver.solve(&Arc::new(definition.graph.clone()), &[target.vertex], &[target.vertex])
     }
 }

@@ -128,7 +128,7 @@ impl RegistryClient {
         drop(known);
         if before.is_none() {
             let subject = format!("the mirror {}", mirror.registry);
-            (watch.retrying)(&Retry { subject, why: format!("{why}{what}"), after: Duration::ZERO });
+            (watch.retrying)(&Retry { subject, why: format!("{why}{what}"), after: None });
         }
     }
 }

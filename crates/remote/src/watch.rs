@@ -3,24 +3,24 @@ use std::time::Duration;
 
 use crate::stop::Stop;
 
-/// Something did not work and is tried again.
+/// Something did not work, and is tried again, there or elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Retry {
     /// What: a URL without secrets, or a git remote.
     pub subject: String,
     /// Why the last try failed.
     pub why: String,
-    /// After how long; zero when it is not tried again there, but elsewhere.
-    pub after: Duration,
+    /// After how long; `None` when it is not tried again there, but elsewhere.
+    pub after: Option<Duration>,
 }
 
 impl fmt::Display for Retry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { subject, why, after } = self;
-        if after.is_zero() {
-            return write!(f, "{subject}: {why}");
+        match after {
+            None => write!(f, "{subject}: {why}"),
+            Some(after) => write!(f, "{subject}: {why}; trying again in {:.1} s", after.as_secs_f64()),
         }
-        write!(f, "{subject}: {why}; trying again in {:.1} s", after.as_secs_f64())
     }
 }
 

@@ -23,5 +23,5 @@ mod worker;
 
 pub use cancel::{Cancellation, Subscription};
 pub use record::{Record, RecordError};
-pub use solve::{Beside, NoCache, Solution, SolveError, Solved, Solver};
+pub use solve::{Beside, Heard, NoCache, Solution, SolveError, Solved, Solver};
 pub use worker::{Loss, Records, RunContext, Worker};

@@ -27,6 +27,26 @@ pub struct Solver<W> {
     cancellation: Cancellation,
     jobs: usize,
     no_cache: NoCache,
+    heard: Heard,
+}
+
+/// What listeners know of a graph that is gone over, or solved, more than once: that a vertex is used again, or still, is said
+/// once. Clones are the same.
+#[derive(Clone, Debug, Default)]
+pub struct Heard(Arc<Mutex<Telling>>);
+
+#[derive(Debug, Default)]
+struct Telling {
+    declared: bool,
+    begun: BTreeSet<VertexId>,
+    /// Those whose result is there.
+    ended: BTreeSet<VertexId>,
+}
+
+impl Heard {
+    fn now(&self) -> MutexGuard<'_, Telling> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Which vertices may not be reused.
@@ -168,7 +188,21 @@ impl<E: std::error::Error + Hint + 'static> Hint for SolveError<E> {
 impl<W: Worker> Solver<W> {
     /// A solver that runs at most `jobs` steps at once.
     pub fn new(worker: Arc<W>, events: EventSink, cancellation: Cancellation, jobs: usize) -> Self {
-        Self { worker, events, cancellation, jobs: jobs.max(1), no_cache: NoCache::Nothing }
+        Self {
+            worker,
+            events,
+            cancellation,
+            jobs: jobs.max(1),
+            no_cache: NoCache::Nothing,
+            heard: Heard::default(),
+        }
+    }
+
+    /// Says what listeners know from solving the same graph before.
+    #[must_use]
+    pub fn telling(mut self, heard: Heard) -> Self {
+        self.heard = heard;
+        self
     }
 
     /// Says what may not be reused.
@@ -188,7 +222,8 @@ impl<W: Worker> Solver<W> {
         targets: &[VertexId],
         demanded: &[VertexId],
     ) -> Result<Solution, SolveError<W::Error>> {
-        for id in graph.reachable(targets) {
+        let declared = std::mem::replace(&mut self.heard.now().declared, true);
+        for id in graph.reachable(targets).into_iter().filter(|_| !declared) {
             let vertex = graph.vertex(id);
             // Stacking is arithmetic on snapshots: nothing happens that could be shown.
             if matches!(vertex.op, Op::Merge | Op::Diff) {
@@ -268,6 +303,7 @@ struct Pass<W: Worker> {
     cancellation: Cancellation,
     steps: Semaphore,
     no_cache: NoCache,
+    heard: Heard,
     course: Arc<Mutex<Course>>,
     /// When vertices began.
     started: Mutex<BTreeMap<VertexId, Instant>>,
@@ -293,6 +329,7 @@ impl<W: Worker> Pass<W> {
             cancellation: solver.cancellation.clone(),
             steps: Semaphore::new(solver.jobs),
             no_cache: solver.no_cache.clone(),
+            heard: solver.heard.clone(),
             course: Arc::clone(course),
             started: Mutex::default(),
             known: (0..graph.len()).map(|_| OnceCell::new()).collect(),
@@ -488,6 +525,10 @@ impl<W: Worker> Pass<W> {
             _ => None,
         };
         self.note_start(id);
+        if self.heard.now().ended.remove(&id) {
+            // It was said to be there, and is not.
+            self.events.send(Event::Started { vertex: id });
+        }
         let snapshot = self.run(id, inputs, key, replace).await?;
         let took = self.elapsed(id);
         let record = Record {
@@ -581,7 +622,9 @@ impl<W: Worker> Pass<W> {
     }
 
     fn begin(&self, id: VertexId) {
-        self.events.send(Event::Started { vertex: id });
+        if self.heard.now().begun.insert(id) {
+            self.events.send(Event::Started { vertex: id });
+        }
         self.note_start(id);
     }
 
@@ -597,6 +640,17 @@ impl<W: Worker> Pass<W> {
     }
 
     fn finished(&self, id: VertexId, outcome: Outcome) {
+        let is_there = matches!(outcome, Outcome::Reused { .. } | Outcome::Built { .. } | Outcome::Done);
+        let is_news = match is_there {
+            true => self.heard.now().ended.insert(id),
+            false => {
+                self.heard.now().ended.remove(&id);
+                true
+            }
+        };
+        if !is_news {
+            return;
+        }
         self.events.send(Event::Finished { vertex: id, outcome, took: self.elapsed(id) });
     }
 

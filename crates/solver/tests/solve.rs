@@ -14,7 +14,7 @@ use wbuild_graph::{
 use wbuild_oci::Digest;
 use wbuild_report::{Event, EventSink, FieldChange, MissReason, Outcome, VertexId};
 use wbuild_solver::{
-    Beside, Cancellation, Loss, NoCache, Record, Records, RunContext, SolveError, Solver, Worker,
+    Beside, Cancellation, Heard, Loss, NoCache, Record, Records, RunContext, SolveError, Solver, Worker,
 };
 use wbuild_tree::{ContentDigest, EntryPath, TreeDigest};
 
@@ -290,6 +290,42 @@ fn a_lost_result_is_built_again_only_when_it_is_needed() {
     let ran = bench.solve(&graph, pack).unwrap();
     assert_eq!(ran.iter().collect::<BTreeSet<_>>().len(), 4, "{ran:?}");
     assert!(matches!(bench.why(&graph, "pack"), Some(MissReason::ResultLost { .. })));
+}
+
+#[test]
+fn what_is_gone_over_again_is_said_once() {
+    let (graph, pack) = chain();
+    let bench = Bench::new();
+    bench.solve(&graph, pack).unwrap();
+    bench.toy.stored.lock().unwrap().clear();
+    let heard = Heard::default();
+    let said = |bench: &Bench| {
+        let (mut begun, mut ended) = (BTreeMap::<VertexId, i32>::new(), BTreeMap::<VertexId, Vec<_>>::new());
+        for event in bench.events.lock().unwrap().iter() {
+            match event {
+                Event::Started { vertex } => *begun.entry(*vertex).or_default() += 1,
+                Event::Finished { vertex, outcome, .. } => {
+                    ended.entry(*vertex).or_default().push(matches!(outcome, Outcome::Built { .. }));
+                }
+                _ => {}
+            }
+        }
+        (begun, ended)
+    };
+    bench.solve_with(&graph, pack, |solver| solver.telling(heard.clone())).unwrap();
+    let (begun, ended) = said(&bench);
+    // Each was found in the store at first, and then made.
+    assert!(
+        ended.values().all(|outcomes| matches!(outcomes[..], [false, true] | [true | false])),
+        "{ended:?}"
+    );
+    assert!(
+        begun.iter().all(|(vertex, times)| *times as usize <= ended[vertex].len()),
+        "{begun:?} {ended:?}"
+    );
+    assert!(ended.values().any(|outcomes| outcomes.last() == Some(&true)), "{ended:?}");
+    bench.solve_with(&graph, pack, |solver| solver.telling(heard.clone())).unwrap();
+    assert!(bench.events.lock().unwrap().is_empty(), "nothing of it is new");
 }
 
 #[test]

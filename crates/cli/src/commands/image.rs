@@ -16,7 +16,7 @@ use wbuild_graph::ImageRef;
 use wbuild_layer::Times;
 use wbuild_oci::{Digest, ImageConfig, Platform, Reference};
 use wbuild_report::{Diagnostic, Hint, Warning, nearest};
-use wbuild_solver::{NoCache, SolveError};
+use wbuild_solver::{Heard, NoCache, SolveError};
 
 use super::attest::{Attestor, BuildFacts, IMAGE_BUILD, Requests};
 use super::outputs::{Bare, Delivery, Outputs, plain_export};
@@ -83,6 +83,7 @@ pub(crate) fn run(args: &ImageArgs, session: &Session) -> Result<(), Failure> {
         cancellation: session.cancellation.clone(),
         jobs: jobs(args.jobs),
         no_cache: if args.no_cache { NoCache::Everything } else { NoCache::Nothing },
+        heard: Heard::default(),
     };
     for Warning { message, hints } in said {
         options.events.warn(None, message, hints);

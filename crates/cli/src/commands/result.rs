@@ -70,6 +70,7 @@ impl Job<'_> {
             cancellation: ready.cancellation(),
             jobs: self.solve.jobs,
             no_cache: self.solve.no_cache.clone(),
+            heard: self.solve.heard.clone(),
         };
         let mut early = EarlyPush::begin(self.engine, self.definition, self.delivery);
         loop {

@@ -200,7 +200,10 @@ impl Build {
                 Change::Logged(vertex, self.step_mut(vertex).moved(at, &part, bytes, total, state))
             }
             Event::Started { vertex } => {
-                self.step_mut(vertex).started = Some(at);
+                let step = self.step_mut(vertex);
+                step.started = Some(at);
+                // A result that was said to be there may turn out to be gone.
+                step.ended = None;
                 Change::Started(vertex)
             }
             Event::Log { vertex, stream, bytes } => {

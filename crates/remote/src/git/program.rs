@@ -180,7 +180,11 @@ impl Git {
             let Some(wait) = tries.failed_at(0, None, self.options.waiting.jitter()) else {
                 return Err(error);
             };
-            (watch.retrying)(&Retry { subject: call.remote.to_string(), why: said.clone(), after: wait });
+            (watch.retrying)(&Retry {
+                subject: call.remote.to_string(),
+                why: said.clone(),
+                after: Some(wait),
+            });
             self.options.waiting.wait(wait, watch.stop);
         }
     }

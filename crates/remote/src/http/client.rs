@@ -181,7 +181,7 @@ impl HttpClient {
                 HttpError::Network { source, .. } => describe_chain(&**source),
                 other => other.to_string(),
             };
-            (watch.retrying)(&Retry { subject: url.to_string(), why, after: wait });
+            (watch.retrying)(&Retry { subject: url.to_string(), why, after: Some(wait) });
             self.options.waiting.wait(wait, watch.stop);
         }
     }

@@ -24,6 +24,7 @@ use wbuild_graph::{ImageRef, Op, Origin, Source as GraphSource};
 use wbuild_layer::Times;
 use wbuild_oci::{Digest, ImageConfig, Platform};
 use wbuild_report::{Diagnostic, Warning};
+use wbuild_solver::Heard;
 
 use super::attest::{Attestor, BuildFacts, DOCKERFILE_BUILD, Requests};
 use super::outputs::{Bare, Delivery, Outputs, plain_export};
@@ -137,6 +138,7 @@ pub(crate) fn run(args: &BuildArgs, session: &Session) -> Result<(), Failure> {
         cancellation: session.cancellation.clone(),
         jobs: jobs(args.jobs),
         no_cache: flags::no_cache(args, &build)?,
+        heard: Heard::default(),
     };
     let target = build.definition.target(&build.definition.default_target).map_err(Failure::new)?;
     let times = if created.keep { Times::Keep } else { Times::Fixed(created.seconds) };
