@@ -585,3 +585,23 @@ fn documents_lie_beside_files_of_folders_and_tars() {
     assert_eq!(plain.code, 0, "{plain}");
     assert!(context.folder().join("plain/dir/a").is_file());
 }
+
+#[test]
+fn what_takes_no_documents_is_said() {
+    let context = TestContext::empty();
+    context.write("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n");
+    let build = |args: &[&str]| context.run(&[&["build", "--progress", "plain"], args, &["."]].concat());
+    for (output, what) in [("type=docker,dest=../x.tar", "a docker archive"), ("type=cacheonly", "the cache")]
+    {
+        let said = build(&["--sbom", "-o", output]);
+        let warned = format!("{what} takes no SBOM and no provenance: they are not in it");
+        assert!(said.code == 0 && said.stderr.contains(&warned), "{said}");
+    }
+    for args in [
+        ["--sbom=dest=../sbom", "-o", "type=docker,dest=../x.tar"],
+        ["--sbom", "-o", "type=oci,dest=../o.tar"],
+    ] {
+        let said = build(&args);
+        assert!(said.code == 0 && !said.stderr.contains("takes no SBOM"), "{said}");
+    }
+}

@@ -683,3 +683,15 @@ fn layers_are_pushed_early_wherever_they_go() {
         assert!(registry.manifest(repository, tag).is_some(), "{repository}:{tag}");
     }
 }
+
+#[test]
+fn a_mirror_that_is_passed_over_is_named_by_builds() {
+    let (context, registry) = with_base();
+    let base = name(&registry, "team/base:1");
+    let dead = format!("127.0.0.1:{}", wbuild_testkit::free_port().unwrap());
+    let context = mirrored(context, &registry.host(), &dead);
+    let said = build(&context, &format!("FROM {base}\nLABEL a=b\n"), &[]);
+    let warned = format!("warning: the mirror {dead}: ");
+    assert!(said.code == 0 && said.stderr.matches(&warned).count() == 1, "{said}");
+    assert!(said.stderr.contains("it is not asked any more"), "{said}");
+}

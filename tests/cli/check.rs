@@ -130,3 +130,14 @@ fn errors_of_a_check() {
     context.write("Dockerfile", "# check=error=true\nFROM scratch AS One\nCOPY Dockerfile /\n");
     assert_eq!(context.run(&["build", ".", "--check"]).code, 1);
 }
+
+#[test]
+fn an_error_is_no_complete_check() {
+    let context = TestContext::empty();
+    context.write("Dockerfile", "FROM scratch\nEXPOSE abc\n");
+    for args in [&["check"][..], &["build", "--check", "."]] {
+        let said = context.run(args);
+        assert!(said.code == 1 && said.stderr.contains("invalid containerPort: abc"), "{said}");
+        assert_eq!(said.stdout, "");
+    }
+}

@@ -10,7 +10,7 @@ use wbuild_image::{BaseImage, Documents, ImageError, find_image};
 use wbuild_oci::{Descriptor, Digest, MAX_DOCUMENT_BYTES, Platform, Reference};
 use wbuild_registry::{RegistryClient, RegistryError, Repository, check_layer};
 use wbuild_remote::Watch;
-use wbuild_report::{EventSink, Hint, Warning, with_causes};
+use wbuild_report::{Event, EventSink, Hint, Warning, with_causes};
 use wbuild_solver::Cancellation;
 use wbuild_store::Store;
 
@@ -73,7 +73,7 @@ pub(crate) struct BaseRegistries {
     /// What names turned out to stand for in this build.
     roots: Mutex<BTreeMap<Reference, Descriptor>>,
     /// What is to be said when somebody listens.
-    warnings: Mutex<Vec<Warning>>,
+    warnings: Arc<Mutex<Vec<Warning>>>,
 }
 
 pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -90,7 +90,7 @@ impl BaseRegistries {
             client: OnceLock::new(),
             following: Mutex::default(),
             roots: Mutex::default(),
-            warnings: Mutex::default(),
+            warnings: Arc::default(),
         }
     }
 
@@ -118,8 +118,16 @@ impl BaseRegistries {
 
     pub(crate) fn following(&self) -> Following {
         let cancellation = self.pulling.cancellation.clone();
-        let nobody = || Following { events: EventSink::silent(), cancellation };
-        locked(&self.following).clone().unwrap_or_else(nobody)
+        let later = || {
+            let warnings = Arc::clone(&self.warnings);
+            let events = EventSink::new(move |event| {
+                if let Event::Warned { warning, .. } = event {
+                    locked(&warnings).push(warning);
+                }
+            });
+            Following { events, cancellation }
+        };
+        locked(&self.following).clone().unwrap_or_else(later)
     }
 
     pub(crate) fn is_offline(&self) -> bool {

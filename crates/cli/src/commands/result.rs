@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use wbuild_engine::{Engine, EngineError, ExportedTo, SolveOptions};
 use wbuild_frontend::Definition;
+use wbuild_report::Warning;
 use wbuild_solver::SolveError;
 
 use super::Failure;
@@ -37,6 +38,9 @@ impl Job<'_> {
         progress: Progress,
         failure: impl Fn(SolveError<EngineError>) -> Failure,
     ) -> Result<(), Failure> {
+        if let Some(Warning { message, hints }) = self.delivery.unattested() {
+            self.solve.events.warn(None, message, hints);
+        }
         let (delivered, ran) = match self.deliver(failure) {
             Ok((written, ran)) => (written.map_err(DeliveryError::failure), ran),
             Err(failure) => (Err(failure), false),

@@ -14,6 +14,7 @@ use wbuild_layer::{Compression, Recipe, Times};
 use wbuild_load::{LoadError, Loaded, Loading, Machine, choose_engine, choose_store, load, store};
 use wbuild_oci::Reference;
 use wbuild_registry::Repository;
+use wbuild_report::Warning;
 use wbuild_solver::{Cancellation, Solution};
 use wbuild_tree::{EntryPath, Name};
 
@@ -116,6 +117,28 @@ pub(crate) struct Delivered {
 }
 
 impl Delivery<'_> {
+    /// What was asked for and goes nowhere.
+    pub(crate) fn unattested(&self) -> Option<Warning> {
+        let takes_none = |output: &Output| match output {
+            Output::Image(image) => match image.place {
+                ImagePlace::Archive(ArchiveFormat::Docker, _) => Some("a docker archive"),
+                ImagePlace::Docker { .. } | ImagePlace::Store => Some("the image store of a machine"),
+                ImagePlace::Archive(ArchiveFormat::Oci, _)
+                | ImagePlace::Layout(..)
+                | ImagePlace::Registry(_) => None,
+            },
+            Output::Files(..) | Output::Tar(..) => None,
+            Output::Nothing => Some("the cache"),
+        };
+        let list = &self.outputs.list;
+        let without = if list.is_empty() { Some("the cache") } else { list.iter().find_map(takes_none) };
+        let without = without.filter(|_| self.attestor.requests.travel())?;
+        Some(Warning {
+            message: format!("{without} takes no SBOM and no provenance: they are not in it"),
+            hints: vec!["`dest=FILE` in --sbom or --provenance writes them into a file".to_owned()],
+        })
+    }
+
     /// Writes all outputs of a solved target.
     pub(crate) fn write(&self, solution: &Solution, snapshot: &Snapshot) -> Result<Delivered, DeliveryError> {
         let attested = !self.attestor.requests.is_empty();

@@ -140,10 +140,14 @@ pub(super) fn check(
         }
         findings.extend(found);
     }
-    let _ = match findings.len() {
-        0 => writeln!(text, "Check complete, no warnings found."),
-        1 => writeln!(text, "Check complete, 1 warning has been found!"),
-        count => writeln!(text, "Check complete, {count} warnings have been found!"),
+    let _ = match (report.errors.len(), findings.len()) {
+        (0, 0) => writeln!(text, "Check complete, no warnings found."),
+        (0, 1) => writeln!(text, "Check complete, 1 warning has been found!"),
+        (0, count) => writeln!(text, "Check complete, {count} warnings have been found!"),
+        // What stands behind an error of a stage was not looked at.
+        (_, 0) => Ok(()),
+        (_, 1) => writeln!(text, "1 warning has been found before an error ended the check."),
+        (_, count) => writeln!(text, "{count} warnings have been found before an error ended the check."),
     };
     if json {
         text = report_document(&dockerfile.file, &findings, &report.errors);
