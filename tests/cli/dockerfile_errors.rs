@@ -190,3 +190,17 @@ fn stages_for_other_processors_that_run_nothing_of_theirs() {
         context.run(&["build", ".", "--platform", platform, "--output", "type=oci,dest=../image,tar=false"]);
     assert_eq!(built.code, 0, "{built}");
 }
+
+#[test]
+fn a_stage_that_is_nearly_named() {
+    let context = TestContext::empty();
+    context.write(
+        "Dockerfile",
+        "FROM scratch AS builder\nCOPY Dockerfile /\nFROM scratch\nCOPY --from=buildr / /\n",
+    );
+    let said = context.run(&["build", "."]);
+    assert!(said.code == 1 && said.stderr.contains("hint: did you mean the stage `builder`?"), "{said}");
+    context.write("Dockerfile", "FROM scratch\nCOPY --from=alpine / /\n");
+    let said = context.run(&["build", "."]);
+    assert!(said.code == 1 && !said.stderr.contains("did you mean"), "{said}");
+}

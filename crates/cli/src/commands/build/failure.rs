@@ -5,7 +5,7 @@ use wbuild_engine::{Engine, EngineError};
 use wbuild_frontend::ForeignRun;
 use wbuild_graph::{Graph, ImageRef, Origin};
 use wbuild_oci::Platform;
-use wbuild_report::{Diagnostic, Hint, with_causes};
+use wbuild_report::{Diagnostic, Hint, nearest, with_causes};
 use wbuild_solver::SolveError;
 
 use crate::commands::Failure;
@@ -35,6 +35,11 @@ pub(super) fn of_image(dockerfile: &Dockerfile, image: &ImageRef, error: &Engine
             "the stage `{}` is defined later, at line {line}, and FROM knows those above it: move it up",
             later.name
         ));
+    } else if !image.reference.contains(['/', ':', '@']) {
+        let names = dockerfile.stages.iter().map(|stage| stage.name.as_str()).filter(|name| !name.is_empty());
+        if let Some(near) = nearest(&image.reference, names).first() {
+            diagnostic = diagnostic.hint(format!("did you mean the stage `{near}`?"));
+        }
     }
     error.hints().into_iter().fold(diagnostic, Diagnostic::hint)
 }
