@@ -386,6 +386,7 @@ fn login_opens_a_registry_and_logout_closes_it() {
             exit 1
             -- stderr
             error: `[REGISTRY]` refused to log in: 401 Unauthorized: unauthorized
+            hint: the name or the password is wrong; many registries want a token for a password
 
             exit 0
             -- stdout

@@ -8,6 +8,9 @@ use wbuild_report::Hint;
 
 use crate::credentials::CredentialsError;
 
+/// What [`RegistryError::Refused`] says was to be done, when it was that.
+pub(crate) const LOG_IN: &str = "log in";
+
 /// As much of what a registry says as is shown.
 const MAX_MESSAGE: usize = 300;
 
@@ -286,6 +289,10 @@ impl Hint for RegistryError {
                 "check the network; WBUILD_HTTP_TIMEOUT (seconds) gives it more time".to_owned(),
             ],
             Self::Http(error) => error.hints(),
+            // Elsewhere that is `Denied`.
+            Self::Refused { status: 401, doing, .. } if doing == LOG_IN => {
+                vec!["the name or the password is wrong; many registries want a token for a password".to_owned()]
+            }
             Self::Refused { status: 413, .. } => vec![
                 "the registry, or a proxy before it, takes only smaller requests: `client_max_body_size` in nginx".to_owned(),
             ],
