@@ -8,7 +8,7 @@ use wbuild_remote::{
 
 use crate::challenge::Challenge;
 use crate::credentials::{CredentialFiles, Credentials, Found};
-use crate::error::{LOG_IN, RegistryError, said};
+use crate::error::{RegistryError, said};
 use crate::mirrors::PassedOver;
 use crate::repository::{Repository, Scope};
 use crate::rules::{Blocked, Encryption, Endpoint, Rules};
@@ -401,12 +401,7 @@ impl RegistryClient {
         let host = Host::default();
         let base = self.base(&endpoint, &host, false, watch)?;
         let url = HttpUrl::parse(&base).map_err(HttpError::from)?;
-        let refused = |said: String| RegistryError::Refused {
-            place: registry.to_owned(),
-            doing: LOG_IN.to_owned(),
-            status: 401,
-            said,
-        };
+        let refused = |said: String| RegistryError::NoLogin { registry: registry.to_owned(), said };
         let ask = |authorization| {
             self.http.send(&Request::get(url.clone()).with_authorization(authorization), MAX_ANSWER, watch)
         };

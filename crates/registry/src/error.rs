@@ -8,9 +8,6 @@ use wbuild_report::Hint;
 
 use crate::credentials::CredentialsError;
 
-/// What [`RegistryError::Refused`] says was to be done, when it was that.
-pub(crate) const LOG_IN: &str = "log in";
-
 /// As much of what a registry says as is shown.
 const MAX_MESSAGE: usize = 300;
 
@@ -65,6 +62,14 @@ pub enum RegistryError {
         shown: Option<String>,
         /// Where credentials were looked for.
         looked_at: Vec<String>,
+    },
+    /// The credentials of somebody who logs in are not taken.
+    #[error("`{registry}` refused to log in: {said}")]
+    NoLogin {
+        /// Which registry.
+        registry: String,
+        /// The status, and what the registry says.
+        said: String,
     },
     /// Any other answer that says no.
     #[error("`{place}` refused to {doing}: {said}")]
@@ -289,8 +294,7 @@ impl Hint for RegistryError {
                 "check the network; WBUILD_HTTP_TIMEOUT (seconds) gives it more time".to_owned(),
             ],
             Self::Http(error) => error.hints(),
-            // Elsewhere that is `Denied`.
-            Self::Refused { status: 401, doing, .. } if doing == LOG_IN => {
+            Self::NoLogin { .. } => {
                 vec!["the name or the password is wrong; many registries want a token for a password".to_owned()]
             }
             Self::Refused { status: 413, .. } => vec![
