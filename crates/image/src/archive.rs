@@ -44,8 +44,16 @@ pub fn write_archive(
     blobs: &dyn BlobFiles,
     out: impl Write,
 ) -> Result<(), ExportError> {
+    write_entries(entries(export, format)?, blobs, out)
+}
+
+fn write_entries(
+    entries: Vec<(String, Content<'_>)>,
+    blobs: &dyn BlobFiles,
+    out: impl Write,
+) -> Result<(), ExportError> {
     let mut tar = Tar { out };
-    for (name, content) in entries(export, format)? {
+    for (name, content) in entries {
         match content {
             Content::Folder => tar.folder(&name)?,
             Content::Bytes(bytes) => tar.file(&name, &bytes)?,
@@ -80,12 +88,13 @@ pub fn write_archive_file(
         let path = path.to_owned();
         move |source| ExportError::Write { what, path, source }
     };
-    let foreseen = foreseen(export, format)?;
+    let entries = entries(export, format)?;
+    let foreseen = foreseen(&entries);
     if foreseen.is_at(path) {
         return Ok(());
     }
     let mut file = OutputFile::create(path).map_err(failed("make"))?;
-    write_archive(export, format, blobs, BufWriter::with_capacity(256 << 10, &mut file))?;
+    write_entries(entries, blobs, BufWriter::with_capacity(256 << 10, &mut file))?;
     file.note(foreseen).map_err(failed("set the time of"))?;
     file.commit().map_err(failed("replace"))
 }
@@ -98,13 +107,10 @@ enum Content<'a> {
 }
 
 impl Content<'_> {
-    const fn size(&self) -> u64 {
+    fn size(&self) -> u64 {
         match self {
             Self::Folder => 0,
-            Self::Bytes(bytes) => match bytes {
-                Cow::Borrowed(bytes) => bytes.len() as u64,
-                Cow::Owned(bytes) => bytes.len() as u64,
-            },
+            Self::Bytes(bytes) => bytes.len() as u64,
             Self::Blob { size, .. } => *size,
         }
     }
@@ -134,18 +140,17 @@ fn entries(export: &Export, format: ArchiveFormat) -> Result<Vec<(String, Conten
 }
 
 /// What an archive will be. Blobs count by their digests, in their names.
-fn foreseen(export: &Export, format: ArchiveFormat) -> Result<Foreseen, ExportError> {
-    let entries = entries(export, format)?;
+fn foreseen(entries: &[(String, Content<'_>)]) -> Foreseen {
     let size = entries.iter().map(|(_, content)| BLOCK + content.size().next_multiple_of(BLOCK)).sum::<u64>();
     let mut parts = vec![FORM];
-    for (name, content) in &entries {
+    for (name, content) in entries {
         parts.push(name.as_bytes());
         parts.push(match content {
             Content::Bytes(bytes) => bytes,
             Content::Folder | Content::Blob { .. } => &[],
         });
     }
-    Ok(Foreseen::new(parts, Some(size + END as u64)))
+    Foreseen::new(parts, Some(size + END as u64))
 }
 
 fn blob_path(digest: &Digest) -> String {

@@ -21,6 +21,15 @@ const EMPTY_CONFIG: &str = "application/vnd.oci.empty.v1+json";
 /// Its only content.
 const EMPTY: &[u8] = b"{}";
 
+/// What marks an attestation in an index, where it stands beside images for the platform `unknown/unknown` (BuildKit's
+/// attestation-storage.md).
+const ATTESTATION: &str = "vnd.docker.reference.type";
+
+/// Whether an entry of an index is an attestation, and no image.
+pub(crate) fn is_attestation(entry: &Descriptor) -> bool {
+    entry.annotations.contains_key(ATTESTATION)
+}
+
 /// A document about an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attachment {
@@ -138,7 +147,7 @@ impl AttestedIndex {
         listed.platform =
             Some(serde_json::from_value(json!({ "architecture": "unknown", "os": "unknown" }))?);
         listed.annotations = BTreeMap::from([
-            ("vnd.docker.reference.type".to_owned(), "attestation-manifest".to_owned()),
+            (ATTESTATION.to_owned(), "attestation-manifest".to_owned()),
             ("vnd.docker.reference.digest".to_owned(), image.manifest.descriptor.digest.to_string()),
         ]);
         let manifests = vec![image.manifest.descriptor.clone(), listed];

@@ -3,6 +3,7 @@ use std::collections::BTreeSet;
 use wbuild_oci::{Descriptor, Digest, Document, MAX_DOCUMENT_BYTES, Manifest, media};
 
 use crate::assemble::DocumentBlob;
+use crate::attach::is_attestation;
 use crate::find::{Documents, ImageError, MAX_INDEX_DEPTH, read_document};
 
 /// No image has more manifests, over all of its indexes.
@@ -75,10 +76,7 @@ enum Kind {
 
 impl Kind {
     fn of(entry: &Descriptor) -> Self {
-        match entry.annotations.contains_key("vnd.docker.reference.type") {
-            true => Self::Attestation,
-            false => Self::Image,
-        }
+        if is_attestation(entry) { Self::Attestation } else { Self::Image }
     }
 }
 

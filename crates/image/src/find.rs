@@ -5,6 +5,7 @@ use wbuild_oci::{
 use wbuild_report::Hint;
 
 use crate::assemble::LayerRef;
+use crate::attach::is_attestation;
 
 /// Indexes can name indexes; deeper than this is a trap.
 pub(crate) const MAX_INDEX_DEPTH: usize = 8;
@@ -206,9 +207,8 @@ fn load<D: Documents>(
 
 /// The manifest for a platform: the first that fits, as containerd does; else one for a lower level of the processor.
 fn choose(digest: &Digest, index: Index, wanted: &Platform) -> Result<Descriptor, ImageError> {
-    // Attestations stand beside images, for the platform `unknown/unknown`.
-    let real = |entry: &Descriptor| !entry.annotations.contains_key("vnd.docker.reference.type");
-    let mut entries: Vec<Descriptor> = index.manifests.into_iter().filter(real).collect();
+    let mut entries: Vec<Descriptor> =
+        index.manifests.into_iter().filter(|entry| !is_attestation(entry)).collect();
     for level in wanted.with_lower_levels() {
         let fits =
             |entry: &Descriptor| entry.platform.as_ref().is_some_and(|platform| platform.satisfies(&level));
