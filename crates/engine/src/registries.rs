@@ -136,7 +136,7 @@ pub(crate) struct Followers {
     pub(crate) arrival: Option<Arc<Arrival>>,
 }
 
-/// See [`Engine::pull_blob`].
+/// See [`Engine::pull_blob`]; the caller has found that it [is not here](is_here).
 pub(crate) fn pull_blob(
     store: &Store,
     client: &RegistryClient,
@@ -161,9 +161,6 @@ fn pull_missing(
     watch: &Watch<'_>,
     followers: Followers,
 ) -> Result<bool, EngineError> {
-    if is_here(store, repository, descriptor)? {
-        return Ok(false);
-    }
     // One after the other, so that what two ask for is fetched once.
     let _lock = store.lock(&descriptor.digest)?;
     if is_here(store, repository, descriptor)? {

@@ -189,14 +189,16 @@ impl Engine {
 
     /// All files of a snapshot, and what they are given besides.
     fn dressed(&self, snapshot: &Snapshot, dress: &Dress<'_>) -> Result<Subtree, EngineError> {
-        let merged = self.merged(snapshot)?;
-        let mut directory = merged.open(&self.trees())?.as_ref().clone();
-        for (name, bytes) in dress.documents {
-            let content = self.store.put_bytes(bytes)?;
-            let node = Node::File { content, size: bytes.len() as u64, link: None };
-            directory.entries.insert(name.clone(), Entry { meta: Meta::new(0o644), node });
+        let mut tree = self.merged(snapshot)?;
+        if !dress.documents.is_empty() {
+            let mut directory = tree.open(&self.trees())?.as_ref().clone();
+            for (name, bytes) in dress.documents {
+                let content = self.store.put_bytes(bytes)?;
+                let node = Node::File { content, size: bytes.len() as u64, link: None };
+                directory.entries.insert(name.clone(), Entry { meta: Meta::new(0o644), node });
+            }
+            tree = Subtree::new(directory);
         }
-        let tree = if dress.documents.is_empty() { merged } else { Subtree::new(directory) };
         Ok(match &dress.folder {
             Some(folder) => {
                 let entry = Entry::directory(Meta::new(0o755), tree);
