@@ -19,7 +19,7 @@ use wbuild_report::{Diagnostic, Hint, Warning, nearest};
 use wbuild_solver::{Heard, NoCache, SolveError};
 
 use super::attest::{Attestor, BuildFacts, IMAGE_BUILD, Requests};
-use super::outputs::{Bare, Delivery, Outputs, plain_export};
+use super::outputs::{Bare, Clients, Delivery, Outputs, plain_export};
 use super::pinned::Lock;
 use super::request::{any_platform, budget, build_args, jobs, labels, secrets, sharing};
 use super::result::Job;
@@ -113,6 +113,7 @@ pub(crate) fn run(args: &ImageArgs, session: &Session) -> Result<(), Failure> {
         variable: &session.variable,
         cancellation: &session.cancellation,
         sent_early: Arc::default(),
+        clients: Clients::default(),
     };
     let job = Job {
         engine: &engine,

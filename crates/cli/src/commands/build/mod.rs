@@ -27,7 +27,7 @@ use wbuild_report::{Diagnostic, Warning};
 use wbuild_solver::Heard;
 
 use super::attest::{Attestor, BuildFacts, DOCKERFILE_BUILD, Requests};
-use super::outputs::{Bare, Delivery, Outputs, plain_export};
+use super::outputs::{Bare, Clients, Delivery, Outputs, plain_export};
 use super::pinned::Lock;
 use super::request::{any_platform, budget, build_args, jobs, labels, secrets, sharing};
 use super::result::Job;
@@ -165,6 +165,7 @@ pub(crate) fn run(args: &BuildArgs, session: &Session) -> Result<(), Failure> {
         variable: &session.variable,
         cancellation: &session.cancellation,
         sent_early: Arc::default(),
+        clients: Clients::default(),
     };
     let job = Job {
         engine: &engine,

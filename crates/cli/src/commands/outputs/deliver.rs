@@ -19,7 +19,7 @@ use wbuild_solver::{Cancellation, Solution};
 use wbuild_tree::{EntryPath, Name};
 
 use super::early::SentEarly;
-use super::push::push;
+use super::push::{Clients, push};
 use super::{FilesForm, Form, ImageOutput, ImagePlace, Output, Outputs};
 use crate::args::OutputArgs;
 use crate::commands::attest::{Attestor, Findings};
@@ -52,6 +52,8 @@ pub(crate) struct Delivery<'a> {
     pub(crate) cancellation: &'a Cancellation,
     /// Layers that were pushed while the target was solved.
     pub(crate) sent_early: Arc<SentEarly>,
+    /// Who asks registries.
+    pub(crate) clients: Clients,
 }
 
 /// Why an output could not be written.
@@ -323,7 +325,6 @@ impl Delivery<'_> {
         Ok(())
     }
 
-    /// How an image of this form is made.
     /// Where an earlier output has pushed to.
     fn pushed_before(&self, image: &ImageOutput) -> Vec<Repository> {
         let images = self.outputs.list.iter().filter_map(|output| match output {
@@ -335,6 +336,7 @@ impl Delivery<'_> {
         pushed.flat_map(|other| self.outputs.names_of(other)).map(|name| Repository::of(&name)).collect()
     }
 
+    /// How an image of this form is made.
     pub(super) fn options(&self, form: &Form) -> ExportOptions {
         let created = form.created.unwrap_or(self.export.created);
         let times = match self.export.recipe.times {

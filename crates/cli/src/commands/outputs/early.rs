@@ -56,7 +56,7 @@ impl EarlyPush {
             let names = delivery.outputs.names_of(image);
             // The push of the image says what is wrong with it.
             let Ok(client) = client(delivery, *how, &names) else { continue };
-            groups.entry(delivery.options(&image.form).recipe).or_default().add(&Arc::new(client), &names);
+            groups.entry(delivery.options(&image.form).recipe).or_default().add(&client, &names);
         }
         if groups.is_empty() {
             return None;

@@ -23,7 +23,7 @@ use crate::args::OutputArgs;
 pub(crate) use deliver::{Delivered, Delivery, DeliveryError, finish, plain_export};
 pub(crate) use early::EarlyPush;
 pub(crate) use places::check_file;
-pub(crate) use push::{followed_blob, moving};
+pub(crate) use push::{Clients, followed_blob, moving};
 pub(crate) use ready::Ready;
 
 /// What a bare path means.

@@ -1,6 +1,6 @@
 //! `--push`: a built image to the registries that its names say.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::PathBuf;
@@ -95,16 +95,28 @@ pub(super) fn push(
     ))
 }
 
+/// The clients of a build's outputs, each made once: what one has learnt of a registry, tokens included, serves the trial of
+/// a push, layers that go early, and the image. Those that trust the hosts of some names are by these names.
+#[derive(Debug, Default)]
+pub(crate) struct Clients(Mutex<BTreeMap<Vec<Reference>, Arc<RegistryClient>>>);
+
 /// The client for a push.
 pub(super) fn client(
     delivery: &Delivery<'_>,
     how: Push,
     names: &[Reference],
-) -> Result<RegistryClient, EngineError> {
-    match how.insecure {
-        true => insecure_registry_client(delivery.variable, names),
-        false => registry_client(delivery.variable),
+) -> Result<Arc<RegistryClient>, EngineError> {
+    let trusted = if how.insecure { names } else { &[] };
+    let mut known = delivery.clients.0.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(client) = known.get(trusted) {
+        return Ok(Arc::clone(client));
     }
+    let client = Arc::new(match trusted {
+        [] => registry_client(delivery.variable)?,
+        trusted => insecure_registry_client(delivery.variable, trusted)?,
+    });
+    known.insert(trusted.to_vec(), Arc::clone(&client));
+    Ok(client)
 }
 
 /// The blob of a layer whose file is where `path` says, as a part of a transfer.

@@ -93,7 +93,7 @@ fn checks(delivery: &Delivery<'_>) -> Result<Vec<Check>, DeliveryError> {
         match place {
             ImagePlace::Registry(how) => {
                 let names = delivery.outputs.names_of(image);
-                let client = Arc::new(client(delivery, *how, &names)?);
+                let client = client(delivery, *how, &names)?;
                 let repositories: BTreeSet<Repository> = names.iter().map(Repository::of).collect();
                 for repository in repositories {
                     let client = Arc::clone(&client);
