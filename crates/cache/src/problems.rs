@@ -19,9 +19,7 @@ impl Problems {
     /// Says them there from now on, beginning with those that waited.
     pub fn follow(&self, events: EventSink) {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for Warning { message, hints } in std::mem::take(&mut state.waiting) {
-            events.warn(None, message, hints);
-        }
+        std::mem::take(&mut state.waiting).into_iter().for_each(|warning| events.hand_on(warning));
         state.events = Some(events);
     }
 
@@ -31,10 +29,10 @@ impl Problems {
         if !state.said.insert(subject.to_owned()) {
             return;
         }
-        let message = message.into();
+        let warning = Warning { message: message.into(), hints };
         match &state.events {
-            Some(events) => events.warn(None, message, hints),
-            None => state.waiting.push(Warning { message, hints }),
+            Some(events) => events.hand_on(warning),
+            None => state.waiting.push(warning),
         }
     }
 }

@@ -96,17 +96,12 @@ impl BaseRegistries {
 
     pub(crate) fn follow(&self, following: Following) {
         let waiting = std::mem::take(&mut *locked(&self.warnings));
-        for Warning { message, hints } in waiting {
-            following.events.warn(None, message, hints);
-        }
+        waiting.into_iter().for_each(|warning| following.events.hand_on(warning));
         *locked(&self.following) = Some(following);
     }
 
     fn warn(&self, message: String, hints: Vec<String>) {
-        match &*locked(&self.following) {
-            Some(following) => following.events.warn(None, message, hints),
-            None => locked(&self.warnings).push(Warning { message, hints }),
-        }
+        self.following().events.warn(None, message, hints);
     }
 
     /// What every name of this build stood for, without those that have a digest.

@@ -174,6 +174,11 @@ impl EventSink {
     pub fn warn(&self, vertex: Option<VertexId>, message: impl Into<String>, hints: Vec<String>) {
         self.send(Event::Warned { vertex, warning: Warning { message: message.into(), hints } });
     }
+
+    /// Hands on a warning about the build as a whole.
+    pub fn hand_on(&self, warning: Warning) {
+        self.send(Event::Warned { vertex: None, warning });
+    }
 }
 
 impl std::fmt::Debug for EventSink {

@@ -85,9 +85,7 @@ pub(crate) fn run(args: &ImageArgs, session: &Session) -> Result<(), Failure> {
         no_cache: if args.no_cache { NoCache::Everything } else { NoCache::Nothing },
         heard: Heard::default(),
     };
-    for Warning { message, hints } in said {
-        options.events.warn(None, message, hints);
-    }
+    said.into_iter().for_each(|warning| options.events.hand_on(warning));
     let export = plain_export(Times::Fixed(created.seconds), created.seconds, labels);
     let facts = lockfiles.map(|lockfiles| {
         let default_target = &definition.default_target;

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use wbuild_engine::{Engine, EngineError, ExportedTo, SolveOptions};
 use wbuild_frontend::Definition;
-use wbuild_report::Warning;
 use wbuild_solver::SolveError;
 
 use super::Failure;
@@ -38,8 +37,8 @@ impl Job<'_> {
         progress: Progress,
         failure: impl Fn(SolveError<EngineError>) -> Failure,
     ) -> Result<(), Failure> {
-        if let Some(Warning { message, hints }) = self.delivery.unattested() {
-            self.solve.events.warn(None, message, hints);
+        if let Some(warning) = self.delivery.unattested() {
+            self.solve.events.hand_on(warning);
         }
         let (delivered, ran) = match self.deliver(failure) {
             Ok((written, ran)) => (written.map_err(DeliveryError::failure), ran),

@@ -23,7 +23,7 @@ use wbuild_frontend::{DockerfileBuild, DockerfileInput, Lowered, lower_dockerfil
 use wbuild_graph::{ImageRef, Op, Origin, Source as GraphSource};
 use wbuild_layer::Times;
 use wbuild_oci::{Digest, ImageConfig, Platform};
-use wbuild_report::{Diagnostic, Warning};
+use wbuild_report::Diagnostic;
 use wbuild_solver::Heard;
 
 use super::attest::{Attestor, BuildFacts, DOCKERFILE_BUILD, Requests};
@@ -126,11 +126,9 @@ pub(crate) fn run(args: &BuildArgs, session: &Session) -> Result<(), Failure> {
     for diagnostic in diagnostics.iter().chain(&notes) {
         progress.note(render_diagnostics(std::slice::from_ref(diagnostic), &Terminal::stderr().theme()));
     }
-    for Warning { message, hints } in &opened.warnings {
-        progress.sink().warn(None, message.clone(), hints.clone());
-    }
-    if let Some(Warning { message, hints }) = flags::unused(&input.settings.build_args, &build.declared) {
-        progress.sink().warn(None, message, hints);
+    let unused = flags::unused(&input.settings.build_args, &build.declared);
+    for warning in opened.warnings.iter().cloned().chain(unused) {
+        progress.sink().hand_on(warning);
     }
     let engine = Arc::new(engine);
     let solve = SolveOptions {
